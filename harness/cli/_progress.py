@@ -1,0 +1,152 @@
+"""How a study goes, on stderr: one bar with the running trials under it on a terminal, plain lines otherwise."""
+
+import sys
+import threading
+import time
+from collections import defaultdict
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from harness.interfaces import Event
+from harness.record import Record
+from harness.spec import StudySpec
+from harness.trial import Trial
+
+HEARTBEAT_SECONDS = 30.0
+"""How often a plain log says that a trial is alive."""
+
+
+class Clock:
+    """What is left of a study, from what its trials took so far. Runs of a phase still unknown count as the longest."""
+
+    def __init__(self, spec: StudySpec, slots: int, records: list[Record]) -> None:
+        arms = len(spec.arms)
+        self.left = {"baseline": 1, "search": arms * spec.search.trials, "confirm": arms * len(spec.confirm.seeds)}
+        self.slots = slots
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Record) -> None:
+        self.left[record.phase] = max(0, self.left[record.phase] - 1)
+        self.seconds[record.phase].append(record.seconds)
+
+    def seconds_left(self) -> float | None:
+        means = {phase: sum(s) / len(s) for phase, s in self.seconds.items() if s and phase != "baseline"}
+        if not means:
+            return None
+        longest = max(means.values())
+        return sum(n * means.get(phase, longest) for phase, n in self.left.items()) / self.slots
+
+
+class PlainLines:
+    """One line per event that someone reading a log wants."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.done = 0
+        self.total = 0
+        self.said: dict[str, float] = {}
+        self.lock = threading.Lock()
+
+    def begin(self, total: int, done: int) -> None:
+        self.total, self.done = total, done
+        if done:
+            self._say(f"going on: {done} of {total} runs are done")
+
+    def started(self, trial: Trial) -> None:
+        self.said[trial.id] = time.monotonic()
+        self._say(f"start  {trial.id}  {trial.label}")
+
+    def event(self, trial: Trial, event: Event) -> None:
+        now = time.monotonic()
+        with self.lock:
+            if event.kind != "step" or now - self.said.get(trial.id, 0) < HEARTBEAT_SECONDS:
+                return
+            self.said[trial.id] = now
+        self._say(f"       {trial.id}  {trial.label}  step {event.step}/{event.steps}  loss {event.loss:.3f}")
+
+    def finished(self, record: Record, planned: int) -> None:
+        self.done += 1
+        self.clock.add(record)
+        self._say(f"{outcome(record)}   {self.done}/{planned} runs{_left(self.clock)}")
+
+    def close(self) -> None:
+        pass
+
+    def _say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+class Bar:
+    """A bar for the study and a line for each running trial."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+        )
+        self.tasks: dict[str, Any] = {}
+        self.whole: Any = None
+
+    def begin(self, total: int, done: int) -> None:
+        self.whole = self.progress.add_task("study", total=total, completed=done, note="")
+        self.progress.start()
+
+    def started(self, trial: Trial) -> None:
+        self.tasks[trial.id] = self.progress.add_task(trial.label, total=None, note="starting")
+
+    def event(self, trial: Trial, event: Event) -> None:
+        task = self.tasks.get(trial.id)
+        if task is None:
+            return
+        if event.kind == "step":
+            self.progress.update(task, total=event.steps, completed=event.step, note=f"loss {event.loss:.3f}")
+        else:
+            self.progress.update(task, note=event.stage)
+
+    def finished(self, record: Record, planned: int) -> None:
+        self.clock.add(record)
+        task = self.tasks.pop(record.trial_id, None)
+        if task is not None:
+            self.progress.remove_task(task)
+        self.progress.console.print(outcome(record), markup=False, highlight=False)
+        self.progress.update(self.whole, advance=1, note=_left(self.clock).strip(", "))
+
+    def close(self) -> None:
+        self.progress.stop()
+
+
+def watcher(spec: StudySpec, slots: int, records: list[Record]) -> PlainLines | Bar:
+    clock = Clock(spec, slots, records)
+    return Bar(clock) if sys.stderr.isatty() else PlainLines(clock)
+
+
+def outcome(record: Record) -> str:
+    """One line about a run that ended."""
+    if record.status != "done":
+        kept = "will run again" if record.status in {"killed", "failed"} else "kept as a result"
+        return f"{record.status.upper().replace('_', ' ')}  {record.trial_id}  {record.trial.label}: {record.detail} [{kept}]"
+    loss = record.score("validation_loss")
+    scores = [f"{s.task} {s.value:.3f}" for s in record.scores if s.role == "target"]
+    shown = "  ".join([f"validation loss {loss:.3f}"] * (loss is not None) + scores)
+    return f"done   {record.trial_id}  {record.trial.label}: {shown}  {record.seconds:.0f} s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as `45 s`, `12 min` or `3 h 20 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _left(clock: Clock) -> str:
+    left = clock.seconds_left()
+    return f", about {duration(left)} left" if left else ""

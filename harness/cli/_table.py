@@ -1,0 +1,87 @@
+"""A study's summary as text."""
+
+import io
+from collections.abc import Iterable, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from harness.cli._progress import duration
+from harness.summary import ArmRow, Measured, Summary
+
+WIDTH = 150
+"""Columns of a table that does not go to a terminal."""
+
+
+def render(summary: Summary) -> str:
+    """The table per arm, the sentence and what limits it."""
+    head = ["arm", "base", summary.metric, "test loss", *_retained(summary), "chosen lr", "peak memory", "train time", "tokens/s", "runs"]
+    rows = [_cells(row, summary) for row in summary.arms]
+    zero = summary.zero_shot
+    if zero:
+        cells = ["zero-shot", "", _plain(zero.get(summary.metric)), _plain(zero.get("test_loss"))]
+        rows.append([*cells, *[_plain(zero.get(n)) for n in _retained(summary)], "", "", "", "", "1 done"])
+    lines = [table(head, rows)]
+    if summary.majority is not None:
+        lines.append(f"always the most frequent answer: {summary.metric} {summary.majority:.3f}")
+    lines.append("values: mean over fresh seeds [95 % interval over seeds]")
+    lines += ["", summary.sentence]
+    lines += [f"note: {c}" for c in summary.caveats]
+    return "\n".join(lines)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A plain table, as wide as the terminal needs or `WIDTH` where there is none."""
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(head):
+        grid.add_column(name.replace("/", "/\n"), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0)
+    for row in rows:
+        grid.add_row(*row)
+    terminal = Console()
+    console = Console(file=io.StringIO(), width=terminal.width if terminal.is_terminal else WIDTH, highlight=False)
+    console.print(grid)
+    text = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO from above
+    return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
+
+
+def size(value: int | None) -> str:
+    """Bytes in binary units."""
+    if value is None:
+        return "-"
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if value >= scale:
+            return f"{value / scale:.1f} {unit}"
+    return f"{value / 1024:.1f} KiB"
+
+
+def _cells(row: ArmRow, summary: Summary) -> list[str]:
+    rate = "-" if row.learning_rate is None else f"{row.learning_rate:.3g}" + (" (edge)" if row.at_edge else "")
+    return [
+        row.arm,
+        row.quantization,
+        _measured(row.score),
+        _measured(row.loss),
+        *[_plain(row.retention.get(name)) for name in _retained(summary)],
+        rate,
+        size(row.peak_bytes),
+        "-" if row.train_seconds is None else duration(row.train_seconds),
+        "-" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
+        ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in row.statuses.items()) or "none yet",
+    ]
+
+
+def _retained(summary: Summary) -> list[str]:
+    return list(dict.fromkeys(name for row in summary.arms for name in row.retention))
+
+
+def _measured(value: Measured | None) -> str:
+    if value is None:
+        return "-"
+    if value.low is None or value.high is None:
+        return f"{value.mean:.3f} (one seed)"
+    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

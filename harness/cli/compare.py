@@ -1,0 +1,171 @@
+"""`harness compare A B`: two arms against each other, item by item."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.cli._options import json_option, store_option
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.record import Record
+    from harness.spec import StudySpec
+    from harness.summary import ArmRow
+
+
+@click.command(short_help="Compare two arms of a study.")
+@click.argument("a")
+@click.argument("b")
+@click.option("--study", help="Name of the study.  [default: the only one in the store]")
+@click.option("--margin", type=click.FloatRange(0), help="Differences up to this do not matter.  [default: the study's]")
+@store_option
+@json_option
+def command(a: str, b: str, study: str | None, margin: float | None, store: Path, as_json: bool) -> int:
+    """Compare arm A with arm B of a study: paired differences over the same items and fresh seeds, and what they cost.
+
+    Ends with 5 when the study's metric does not show which is better.
+    """
+    import json
+
+    from harness.store import Store
+
+    results = Store(store)
+    one = results.study(study or _only(results.studies(), store))
+    spec = one.spec()
+    for arm in (a, b):
+        _known(arm, spec, one.folder)
+    records = [r for r in one.records() if r.question_id == spec.question_id]
+    found = _found(one, spec, records, a, b, spec.objective.margin if margin is None else margin)
+    click.echo(json.dumps(found, indent=2) if as_json else _text(found, a, b))
+    return 0 if found["metrics"] and found["metrics"][0]["verdict"] in {"better", "worse", "equivalent"} else 5
+
+
+def _only(studies: list[str], store: Path) -> str:
+    from harness.errors import StoreError
+
+    if len(studies) == 1:
+        return studies[0]
+    known = ", ".join(studies) or "none"
+    raise StoreError(f"which study? {store} holds: {known}", "name it with --study")
+
+
+def _known(arm: str, spec: "StudySpec", folder: Path) -> None:
+    from harness.errors import SpecError, did_you_mean
+
+    if arm not in spec.arms:
+        raise SpecError(f"no arm {arm!r} in {folder.name}; {did_you_mean(arm, spec.arms)}")
+
+
+def _found(one: Any, spec: "StudySpec", records: "list[Record]", a: str, b: str, margin: float) -> dict[str, Any]:
+    from harness.summary import LOSS, judged_scores, primary_metric, summarise
+
+    rows = {r.arm: r for r in summarise(one).arms}
+    first = primary_metric(spec, records)
+    judged = [r for r in records if r.phase == "confirm" and r.status == "done" and r.trial.arm in {a, b}]
+    names = {s.task if s.role == "loss" else f"{s.task}/{s.metric}": s for r in judged for s in r.scores}
+    order = [n for n in dict.fromkeys([first, LOSS, *sorted(names)]) if n in names and n != "validation_loss"]
+    metrics = []
+    for name in order:
+        scores = judged_scores(one, judged, name)
+        metrics.append(_metric(scores, name, a, b, margin if name == first else 0.0, names[name].higher_is_better))
+    return {
+        "study": spec.name,
+        "a": a,
+        "b": b,
+        "margin": margin,
+        "metrics": [m for m in metrics if m],
+        "cost": {name: _cost(rows[name]) for name in (a, b)},
+        "differs_in": _differences(spec, rows, a, b),
+    }
+
+
+def _metric(scores: "pd.DataFrame", name: str, a: str, b: str, margin: float, better: bool) -> dict[str, Any] | None:
+    from harness.compare import compare
+
+    if {a, b} - set(scores["arm"]):
+        return None
+    verdict = compare(scores, b, margin, higher_is_better=better)[a]
+    means = scores.groupby("arm")["score"].mean()
+    seeds = scores.pivot_table(index="seed", columns="arm", values="score").dropna()
+    bounds = verdict.interval
+    return {
+        "metric": name,
+        "higher_is_better": better,
+        "means": {a: float(means[a]), b: float(means[b])},
+        "difference": bounds.difference if bounds else float(means[a] - means[b]),
+        "low": bounds.low if bounds else None,
+        "high": bounds.high if bounds else None,
+        "verdict": verdict.label,
+        "reason": verdict.reason,
+        "seeds": verdict.seeds,
+        "items": verdict.items,
+        "per_seed": {int(s): float(v) for s, v in (seeds[a] - seeds[b]).items()},
+        "flips": _flips(scores, a, b),
+    }
+
+
+def _flips(scores: "pd.DataFrame", a: str, b: str) -> dict[str, float] | None:
+    """Shares of seed and item pairs that both, one or none got right; None for scores that are not 0 or 1."""
+    if not scores["score"].isin([0, 1]).all():
+        return None
+    wide = scores.pivot_table(index=["seed", "example_id"], columns="arm", values="score").dropna()
+    right_a, right_b = wide[a] == 1, wide[b] == 1
+    return {
+        "both right": float((right_a & right_b).mean()),
+        f"only {a}": float((right_a & ~right_b).mean()),
+        f"only {b}": float((~right_a & right_b).mean()),
+        "both wrong": float((~right_a & ~right_b).mean()),
+    }
+
+
+def _cost(row: "ArmRow") -> dict[str, Any]:
+    return {
+        "peak_bytes": row.peak_bytes,
+        "train_seconds": row.train_seconds,
+        "tokens_per_second": row.tokens_per_second,
+        "search_trials": row.search_trials,
+        "search_seconds": row.search_seconds,
+    }
+
+
+def _differences(spec: "StudySpec", rows: "dict[str, ArmRow]", a: str, b: str) -> dict[str, list[Any]]:
+    """Settings that are not the same in both arms; everything under controls is."""
+    left, right = (
+        {
+            "method": spec.arms[name].method,
+            "quantization": spec.arms[name].quantization,
+            **spec.arms[name].params,
+            "learning_rate": rows[name].learning_rate,
+        }
+        for name in (a, b)
+    )
+    return {k: [left.get(k), right.get(k)] for k in {**left, **right} if left.get(k) != right.get(k)}
+
+
+def _text(found: dict[str, Any], a: str, b: str) -> str:
+    from harness.cli._progress import duration
+    from harness.cli._table import size
+
+    if not found["metrics"]:
+        return f"Not enough data: {a} and {b} both need confirmed runs. Go on with: harness study {found['study']}"
+    lines = []
+    for m in found["metrics"]:
+        interval = "no interval" if m["low"] is None else f"95% interval [{m['low']:+.3f}, {m['high']:+.3f}]"
+        lines.append(
+            f"{m['metric']:<28} {a} {m['means'][a]:.3f}   {b} {m['means'][b]:.3f}   difference {m['difference']:+.3f}   "
+            f"{interval}   {m['items']} items x {m['seeds']} seeds   {m['verdict']}" + (f": {m['reason']}" if m["reason"] else "")
+        )
+        if m is found["metrics"][0]:
+            lines.append("  per seed    " + "  ".join(f"{v:+.3f}" for v in m["per_seed"].values()))
+            if m["flips"]:
+                lines.append("  outcomes    " + "  ".join(f"{k} {v:.1%}" for k, v in m["flips"].items()))
+    cost = found["cost"]
+    lines.append(f"peak memory   {size(cost[a]['peak_bytes'])} | {size(cost[b]['peak_bytes'])}")
+    times = [cost[x]["train_seconds"] for x in (a, b)]
+    if all(times):
+        lines.append(f"train time    {duration(times[0])} | {duration(times[1])}   {times[0] / times[1]:.2f} x")
+    lines.append("differs in    " + ", ".join(f"{k} {x} | {y}" for k, (x, y) in found["differs_in"].items()))
+    lines.append(f"tuned with    {cost[a]['search_trials']} | {cost[b]['search_trials']} trials")
+    return "\n".join(lines)

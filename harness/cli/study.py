@@ -1,0 +1,106 @@
+"""`harness study`: run a study, or go on with it."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli._options import json_option, store_option
+
+if TYPE_CHECKING:
+    from harness.store import StudyStore
+
+
+@click.command(short_help="Run a study, or go on with it.")
+@click.argument("study")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@store_option
+@click.option("--workers", type=click.IntRange(1), help="Trials at a time on a CPU.  [default: one per core]")
+@click.option(
+    "--wandb",
+    type=click.Choice(["auto", "online", "offline", "off"]),
+    default="auto",
+    show_default=True,
+    help="Weights & Biases; auto is online with a key and a network, offline otherwise.",
+)
+@click.option("--retry-failed", is_flag=True, help="Run failed trials again, after mending what made them fail.")
+@json_option
+def command(
+    study: str,
+    overrides: tuple[str, ...],
+    store: Path,
+    workers: int | None,
+    wandb: str,
+    retry_failed: bool,
+    as_json: bool,
+) -> int:
+    """Run STUDY (a name from `harness presets ls`, or a file) to its end and say what it found.
+
+    Settings of the file are overridden by KEY=VALUE, e.g. controls.data.path=my.jsonl search.trials=6. The same command
+    goes on where it stopped. Ends with 3 when some trials failed (out of memory is a result, not a failure).
+    """
+    import json
+
+    from harness import checks, environment, plugins
+    from harness.cli._presets import find_study
+    from harness.cli._progress import watcher
+    from harness.cli._table import render
+    from harness.spec import load_study
+    from harness.store import Store
+    from harness.summary import summarise
+
+    spec = load_study(find_study(study), overrides)
+    for warning in checks.require(spec, store):
+        click.echo(f"warning: {warning.what}", err=True)
+    from harness.study import check_arms, run_study  # imports Optuna, which is not needed to refuse a study
+
+    check_arms(spec)
+    results = Store(store)
+    folder = results.open(spec).folder
+    gpus = [] if spec.controls.device == "cpu" else [g["index"] for g in environment.gpus()]
+    launcher = plugins.launcher("local", gpus=gpus, workers=workers)
+    trackers = _trackers(wandb, folder)
+    click.echo(f"study {spec.name} -> {folder}   W&B {trackers['wandb']['mode'] if trackers else 'off'}", err=True)
+    records = [r for r in results.study(spec.name).records() if r.question_id == spec.question_id]
+    progress = watcher(spec, launcher.slots, records)
+    try:
+        outcome = run_study(spec, results, launcher, progress, trackers=trackers, retry_failed=retry_failed)
+    finally:
+        progress.close()
+    if outcome.interrupted:
+        click.echo(f"stopped with {len(outcome.records)} runs kept. Go on with the same command.", err=True)
+        return 130
+    if trackers:
+        _complete_view(results.study(spec.name), trackers["wandb"])
+    summary = summarise(results.study(spec.name))
+    if as_json:
+        click.echo(json.dumps(summary.as_json(), indent=2))
+    else:
+        click.echo(render(summary))
+        click.echo(f"\nmore: harness show {spec.name}, harness compare ARM ARM --study {spec.name}", err=True)
+    for record in outcome.failed:
+        click.echo(f"{record.status}: {record.trial_id} {record.trial.label}: {record.detail}; log: {folder / (record.log_path or '')}", err=True)
+    if outcome.failed:
+        click.echo("run them again with --retry-failed once the cause is mended", err=True)
+        return 3
+    return 0
+
+
+def _trackers(requested: str, folder: Path) -> dict[str, dict[str, str]]:
+    from typing import cast
+
+    from harness.environment import package_version
+    from harness.trackers._connection import Requested, answers, resolve_mode, tracker_settings
+
+    mode = resolve_mode(cast(Requested, requested), os.environ, answers)
+    if mode == "off" or package_version("wandb") is None:
+        return {}
+    return {"wandb": tracker_settings(mode, os.environ, folder.absolute())}
+
+
+def _complete_view(store: "StudyStore", settings: dict[str, str]) -> None:
+    """Give W&B the runs whose own processes could not: those that were killed."""
+    from harness.trackers import wandb
+
+    wandb.publish_missing(store, Path(settings["folder"]), settings["project"], settings["entity"])

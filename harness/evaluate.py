@@ -1,0 +1,198 @@
+"""The evaluation stage: held-out loss item by item, and tasks through lm-eval with what became of every item."""
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import yaml
+
+from harness import tiny
+from harness.data import IGNORED, Tokens
+from harness.errors import DataError
+from harness.record import Example, Score
+from harness.spec import AUTO, Controls, Evaluation, read_yaml
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Role = Literal["target", "retention"]
+
+
+@torch.inference_mode()
+def held_out_loss(
+    model: "PreTrainedModel", rows: Sequence[Tokens], name: str, batch: int, pad: int
+) -> tuple[list[Score], list[Example]]:
+    """Mean negative log-likelihood per answer token of each row, in nats; the score is the mean over rows."""
+    model.eval()
+    device = next(model.parameters()).device
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    losses: dict[int, float] = {}
+    for start in range(0, len(order), batch):
+        some = order[start : start + batch]
+        longest = max(len(rows[i].ids) for i in some)
+        ids = torch.tensor([rows[i].ids + [pad] * (longest - len(rows[i].ids)) for i in some], device=device)
+        labels = torch.tensor([rows[i].labels + [IGNORED] * (longest - len(rows[i].labels)) for i in some], device=device)
+        mask = torch.tensor([[1] * len(rows[i].ids) + [0] * (longest - len(rows[i].ids)) for i in some], device=device)
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        nll = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
+        )
+        counts = (labels[:, 1:] != IGNORED).sum(1)
+        for i, loss in zip(some, (nll.sum(1) / counts).tolist(), strict=True):
+            losses[i] = loss
+    examples = [
+        Example(task=name, metric="loss", example_id=row.example_id, score=losses[i]) for i, row in enumerate(rows)
+    ]
+    mean = sum(losses.values()) / len(losses)
+    return [Score(task=name, metric="loss", value=mean, items=len(rows), role="loss", higher_is_better=False)], examples
+
+
+def tasks_of(controls: Controls) -> dict[str, Role]:
+    """The tasks a run is asked, by name or path, with their part. `auto` takes those of the embedded data and model."""
+    settings = controls.evaluate
+    targets = settings.tasks
+    if targets == AUTO:
+        targets = list(tiny.TARGET_TASKS) if controls.data.path == tiny.DATA_ID else []
+    retention = settings.retention
+    if retention == AUTO:
+        retention = list(tiny.RETENTION_TASKS) if controls.model.id == tiny.MODEL_ID else []
+    roles: dict[str, Role] = dict.fromkeys(retention, "retention")
+    roles.update(dict.fromkeys(targets, "target"))
+    return roles
+
+
+def run_tasks(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    roles: Mapping[str, Role],
+    settings: Evaluation,
+    chat_template: bool,
+) -> tuple[list[Score], list[Example]]:
+    """Every task's metrics and the outcome of every item.
+
+    Raises:
+        DataError: lm-eval knows no such task, or its data cannot be had.
+    """
+    if not roles:
+        return [], []
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    model.eval()
+    manager, wanted, names = _load(roles, TaskManager)
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch, device=str(model.device))
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bars do not heed TQDM_DISABLE
+        results = lm_eval.simple_evaluate(
+            model=lm,
+            tasks=wanted,
+            task_manager=manager,
+            limit=settings.limit,
+            apply_chat_template=chat_template,
+            bootstrap_iters=0,
+            log_samples=True,
+        )
+    assert results is not None
+    scores: list[Score] = []
+    examples: list[Example] = []
+    for task, samples in results["samples"].items():
+        role = names.get(task) or next(r for t, r in names.items() if task.startswith(t))
+        for key, value in results["results"][task].items():
+            metric = _metric(key)
+            if metric is None or not isinstance(value, int | float):
+                continue
+            name, filtered = metric
+            some = [s for s in samples if s.get("filter", "none") == filtered and name in s]
+            better = results["higher_is_better"].get(task, {}).get(name, True)
+            label = name if filtered == "none" else f"{name}[{filtered}]"
+            scores.append(
+                Score(
+                    task=task, metric=label, value=float(value), items=len(some), role=role,
+                    higher_is_better=bool(better), majority=majority([str(s["target"]) for s in some]),
+                )
+            )  # fmt: skip
+            examples += [_example(task, label, name, s) for s in some]
+    return scores, examples
+
+
+def majority(targets: Sequence[str]) -> float | None:
+    """What always giving the most frequent target would score."""
+    return Counter(targets).most_common(1)[0][1] / len(targets) if targets else None
+
+
+def _load(roles: Mapping[str, Role], manager: Any) -> tuple[Any, list[Any], dict[str, Role]]:
+    """Names and YAML files as lm-eval takes them. Data files in a YAML are meant relative to it."""
+    wanted: list[Any] = []
+    names: dict[str, Role] = {}
+    folders: list[str] = []
+    for task, role in roles.items():
+        path = tiny.TASKS / f"{task}.yaml"
+        path = path if path.is_file() else Path(task)
+        if path.suffix not in {".yaml", ".yml"}:
+            wanted.append(task)
+            names[task] = role
+        elif _is_plain(path):
+            config = _resolved(path)
+            wanted.append(config)
+            names[config["task"]] = role
+        else:  # its own functions or includes need lm-eval's loader
+            folders.append(str(path.parent))
+            wanted.append(path.stem)
+            names[path.stem] = role
+    own = all(isinstance(w, dict) for w in wanted)
+    tasks = manager(include_path=folders or None, include_defaults=not own)
+    for name in (w for w in wanted if isinstance(w, str)):
+        if name not in tasks.all_tasks:
+            raise DataError(f"lm-eval has no task {name!r}", "lm-eval ls tasks, or the path of a task's YAML file")
+    return tasks, wanted, names
+
+
+def _is_plain(path: Path) -> bool:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except yaml.YAMLError:
+        return False
+    return isinstance(config, dict) and "include" not in config and "task" in config
+
+
+def _resolved(path: Path) -> dict[str, Any]:
+    config = dict(read_yaml(path))
+    kwargs = dict(config.get("dataset_kwargs") or {})
+    files = kwargs.get("data_files")
+    if isinstance(files, dict):
+        kwargs["data_files"] = {split: str((path.parent / name).resolve()) for split, name in files.items()}
+    elif isinstance(files, str):
+        kwargs["data_files"] = str((path.parent / files).resolve())
+    config["dataset_kwargs"] = kwargs
+    return config
+
+
+def _metric(key: str) -> tuple[str, str] | None:
+    """Name and filter of a key such as `exact_match,strict-match`; None for what is not a metric."""
+    name, comma, filtered = key.partition(",")
+    if not comma or name.endswith("_stderr") or name == "alias":
+        return None
+    return name, filtered
+
+
+def _example(task: str, label: str, metric: str, sample: Mapping[str, Any]) -> Example:
+    value = sample[metric]
+    answers = sample["filtered_resps"]
+    if len(answers) > 1:  # multiple choice: the likeliest of the choices
+        prediction = str(max(range(len(answers)), key=lambda i: answers[i][0]))
+    else:
+        prediction = str(answers[0])
+    return Example(
+        task=task,
+        metric=label,
+        example_id=f"{sample['doc_id']}-{str(sample.get('doc_hash', ''))[:8]}",
+        score=float(value[0] if isinstance(value, list | tuple) else value),
+        prediction=prediction,
+        target=str(sample["target"]),
+    )

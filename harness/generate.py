@@ -1,0 +1,76 @@
+"""Answers from a model: the base and a fine-tuned run side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness import plugins, sources
+from harness.data import IGNORED, render, tokenize
+from harness.record import Record
+from harness.train import DTYPES
+from harness.worker import choose_device, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def side_by_side(record: Record, folder: Path, prompt: str, max_new_tokens: int) -> tuple[str, str]:
+    """What the base and what the fine-tuned model of a record answer to a prompt, greedily.
+
+    The prompt goes through the same template as the training rows. The base is stored as it was in training.
+    """
+    controls = record.trial.controls
+    location = sources.find_model(controls.model).location
+    device = choose_device(controls.device)
+    _, params = plugins.split_params(record.trial.method, record.trial.quantization, record.trial.params)
+    tokenizer = load_tokenizer(location, controls.model.revision, controls.model.trust_remote_code)
+    base = plugins.quantization(record.trial.quantization).load(
+        location,
+        params,
+        revision=controls.model.revision,
+        compute=DTYPES[controls.train.compute_dtype],
+        device=str(device),
+        remote_code=controls.model.trust_remote_code,
+    )
+    conversational = record.data.get("format") == "messages"
+    before = answer(base, tokenizer, prompt, conversational, max_new_tokens)
+    tuned = _tuned(base, folder / (record.adapter_path or ""), device)
+    return before, answer(tuned, tokenizer, prompt, conversational, max_new_tokens)
+
+
+@torch.inference_mode()
+def answer(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, conversational: bool, max_new_tokens: int
+) -> str:
+    """The greedy continuation of a prompt."""
+    if conversational:
+        turn = [{"role": "user", "content": prompt}, {"role": "assistant", "content": ""}]
+        pieces = [(text, trained) for text, trained in render(turn, tokenizer) if not trained]
+    else:
+        pieces = [(prompt, False)]
+    ids, labels = tokenize(pieces, tokenizer, max_length=1 << 20)
+    assert all(label == IGNORED for label in labels)
+    model.eval()
+    inputs = torch.tensor([ids], device=model.device)
+    output = model.generate(
+        input_ids=inputs,
+        attention_mask=torch.ones_like(inputs),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return str(tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True))
+
+
+def _tuned(base: "PreTrainedModel", kept: Path, device: torch.device) -> "PreTrainedModel":
+    if (kept / "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        return PeftModel.from_pretrained(base, str(kept))  # type: ignore[no-any-return]  # peft is untyped
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        str(kept), dtype=base.dtype, device_map={"": str(device)}, use_safetensors=True
+    )
+    return model

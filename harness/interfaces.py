@@ -1,0 +1,121 @@
+"""Every extension point, on one page. A plugin is one file whose last line says which of these it is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from harness.record import Record, Step
+from harness.spec import Scalar, Training, Value
+from harness.trial import Trial
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class Method(Protocol):
+    """Which weights are trained."""
+
+    trains_quantized_base: bool
+    """Whether it can stand on a base whose weights are quantized."""
+
+    @property
+    def params(self) -> type[Value]:
+        """The method's own parameters with their defaults; unknown ones are refused."""
+        ...
+
+    def prepare(self, model: "PreTrainedModel", params: Value, training: Training) -> "PreTrainedModel":
+        """The model with the trainable weights marked, and adapters added in `training.adapter_dtype`.
+
+        With an adapter added, the model's outputs must be what they were before.
+        """
+        ...
+
+
+class Quantization(Protocol):
+    """How the base's weights are stored."""
+
+    bits: float
+    """Bits per quantized weight in its codes, scales not counted."""
+    needs: Literal["any", "cuda"]
+    """The device it runs on."""
+    packages: tuple[str, ...]
+    """What must be installed beyond the `train` extra."""
+
+    @property
+    def params(self) -> type[Value]:
+        """The quantization's own parameters with their defaults; unknown ones are refused."""
+        ...
+
+    def load(
+        self,
+        folder: str,
+        params: Value,
+        *,
+        revision: str | None,
+        compute: "torch.dtype",
+        device: str,
+        remote_code: bool,
+    ) -> "PreTrainedModel":
+        """The base model with its weights stored this way and everything else in `compute`."""
+        ...
+
+    def bits_stored(self, params: Value) -> float:
+        """Bits per quantized weight as stored, scales and zeros included (large layers)."""
+        ...
+
+
+class Event(Value):
+    """A sign of life from a running trial."""
+
+    kind: Literal["stage", "step"]
+    stage: str = ""
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+
+
+class Job(Value):
+    """A trial on its way to a launcher: what to run, where its results go and who is told."""
+
+    trial: Trial
+    question_id: str
+    attempt: int = 1
+    folder: Path
+    """The study's folder in the store."""
+    trackers: dict[str, dict[str, str]] = {}
+    """Tracker by name with its settings."""
+    time_limit_seconds: float | None = None
+
+
+class Launcher(Protocol):
+    """Where a trial runs: always in a fresh process."""
+
+    slots: int
+    """How many trials it runs at a time."""
+
+    def run(self, job: Job, on_event: Callable[[Event], None]) -> Record:
+        """Run the trial to its end and return its record; a process that died is a record too.
+
+        Raises:
+            Interrupted: `stop` was called while the trial ran; there is no record, and the trial runs again next time.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End every running trial at once."""
+        ...
+
+
+class Interrupted(Exception):
+    """The study was stopped while a trial ran."""
+
+
+class Tracker(Protocol):
+    """A copy of what happens, kept elsewhere. It may lack something, never hold what the store does not."""
+
+    def start(self, job: Job) -> None: ...
+
+    def step(self, step: Step) -> None: ...
+
+    def finish(self, record: Record) -> None: ...

@@ -1,0 +1,13 @@
+"""What the warm server imports before it forks trials on a CPU: the whole stack, quietly."""
+
+import importlib
+import logging
+
+# it would print that it cannot fetch a kernel from the hub, which no trial uses
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+for name in ("harness.worker", "lm_eval", "lm_eval.models.huggingface", "bitsandbytes", "wandb"):
+    try:
+        importlib.import_module(name)
+    except ImportError:  # optional here; a trial that needs it says so itself
+        pass

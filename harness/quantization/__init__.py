@@ -1,0 +1,1 @@
+"""How base weights are stored: one file per quantization."""

@@ -1,0 +1,45 @@
+"""Weights in an ordinary floating-point dtype, for the files named after the dtype."""
+
+from typing import TYPE_CHECKING, Literal
+
+from harness.spec import Value
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class Params(Value):
+    """A dense dtype has no parameters of its own."""
+
+
+class Dense:
+    """Every weight in one dtype; `compute` is not used, since a dense layer computes in the dtype of its weights."""
+
+    params = Params
+    needs: Literal["any", "cuda"] = "any"
+    packages: tuple[str, ...] = ()
+
+    def __init__(self, dtype: str, bits: float) -> None:
+        self.dtype = dtype
+        self.bits = bits
+
+    def load(
+        self, folder: str, params: Value, *, revision: str | None, compute: "torch.dtype", device: str, remote_code: bool
+    ) -> "PreTrainedModel":
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        # the dtype is always named: transformers 5 loads in the checkpoint's own dtype by default
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder,
+            revision=revision,
+            dtype=getattr(torch, self.dtype),
+            device_map={"": device},
+            trust_remote_code=remote_code,
+            use_safetensors=True,
+        )
+        return model
+
+    def bits_stored(self, params: Value) -> float:
+        return self.bits

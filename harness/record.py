@@ -1,0 +1,144 @@
+"""The columns of the results, with their units: what a trial left."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from harness.spec import Value
+from harness.trial import Phase, Trial
+
+SCHEMA_VERSION = 1
+
+Status = Literal[
+    "done", "out_of_memory", "does_not_fit", "diverged", "pruned", "timed_out", "killed", "failed"
+]  # fmt: skip
+SETTLED: frozenset[Status] = frozenset({"done", "out_of_memory", "does_not_fit", "diverged", "pruned", "timed_out"})
+"""Outcomes that say something about the configuration: doing the trial again would only repeat them."""
+
+StageName = Literal["load", "adapt", "train", "evaluate", "save"]
+
+
+class Stage(Value):
+    """One stage of a trial with its own clock and peaks. A byte count is None where it cannot be measured."""
+
+    stage: StageName
+    seconds: float
+    rss_peak_bytes: int | None = None
+    """Highest resident set of the process during the stage (Linux). Dominated by imports on small models."""
+    allocated_peak_bytes: int | None = None
+    """CUDA: highest sum of live tensors."""
+    reserved_peak_bytes: int | None = None
+    """CUDA: highest memory held by PyTorch's allocator."""
+    device_peak_bytes: int | None = None
+    """CUDA: this process's memory as the driver sees it (NVML) at the end of the stage, context included."""
+    energy_joules: float | None = None
+    """Energy of the GPU over the stage (NVML counter; the whole board, other processes included)."""
+
+
+class TensorBytes(Value):
+    """Exact sizes of a run's tensors by kind; the step's peak is measured by the profiler on the longest batch."""
+
+    weights: int
+    """The base as stored: quantized codes, scales and tables, and what stays unquantized."""
+    adapter: int
+    gradients: int
+    optimizer: int
+    step_peak: int | None
+    """Highest memory above weights and optimizer state within one step (activations, gradients, temporaries)."""
+
+    @property
+    def peak(self) -> int | None:
+        return None if self.step_peak is None else self.weights + self.adapter + self.optimizer + self.step_peak
+
+
+class Step(Value):
+    """What was logged at one optimizer step."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float | None = None
+    seconds: float
+    """Since training began."""
+
+
+class Score(Value):
+    """One metric of one task over all its items."""
+
+    task: str
+    metric: str
+    value: float
+    items: int
+    role: Literal["target", "retention", "loss"]
+    higher_is_better: bool
+    majority: float | None = None
+    """What always giving the most frequent right answer would score."""
+
+
+class Example(Value):
+    """The outcome of one item, so that runs can be compared item by item."""
+
+    task: str
+    metric: str
+    example_id: str
+    """The same item has the same id in every run: position and hash of its content."""
+    score: float
+    prediction: str | None = None
+    target: str | None = None
+
+
+class Training(Value):
+    """How training went."""
+
+    steps: int
+    tokens: int
+    """Real tokens, padding not counted."""
+    padded_share: float
+    """Share of the processed positions that were padding."""
+    tokens_per_second: float | None
+    """Real tokens per second after the warm-up steps."""
+    warmup_steps_excluded: int
+    final_loss: float | None
+    trainable_parameters: int
+    total_parameters: int
+
+
+class Record(Value):
+    """What a trial left. Its first block is one row of the table `trials`; the lists are tables of their own."""
+
+    schema_version: int = SCHEMA_VERSION
+    trial: Trial
+    trial_id: str
+    attempt: int = 1
+    question_id: str
+    status: Status
+    detail: str | None = None
+    """Why, when the status is not `done`: one line."""
+    started_at: datetime
+    seconds: float
+    """Wall clock of the whole trial, without the start of its process."""
+    train: Training | None = None
+    memory: TensorBytes | None = None
+    stages: list[Stage] = []
+    steps: list[Step] = []
+    scores: list[Score] = []
+    examples: list[Example] = []
+    resolved: dict[str, Any] = {}
+    """Every setting as it was used, dtypes spelled out, the libraries' defaults included."""
+    environment: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    """Rows per split, hash of the tokenized rows, what was dropped and why."""
+    adapter_path: str | None = None
+    """Folder of the adapter or model, relative to the study's folder."""
+    log_path: str | None = None
+    forecast: dict[str, Any] | None = None
+
+    @property
+    def phase(self) -> Phase:
+        return self.trial.phase
+
+    def score(self, metric: str) -> float | None:
+        """The value of `task/metric` or of a loss such as `test_loss`."""
+        for score in self.scores:
+            if metric in {f"{score.task}/{score.metric}", score.task}:
+                return score.value
+        return None

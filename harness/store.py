@@ -1,0 +1,274 @@
+"""Results on disk: one small parquet file per trial and table, written once.
+
+    <store>/<study>/study.yaml                    the question, every default spelled out
+    <store>/<study>/{trials,scores,examples,steps,stages}/<trial>-<attempt>.parquet
+    <store>/<study>/adapters/<trial>/             PEFT folders of confirmed runs
+    <store>/<study>/{logs,wandb,data}/  search.journal
+
+Each table reads with plain pandas (`pd.read_parquet("results/x/trials")`) or DuckDB. A file is written under a temporary
+name and renamed; the row in `trials` comes last, so rows of other tables without it belong to a run that was cut off and
+are not read.
+"""
+
+import json
+import os
+import types
+import typing
+import uuid
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import StoreError, did_you_mean
+from harness.record import SCHEMA_VERSION, SETTLED, Example, Record, Score, Stage, StageName, Step, TensorBytes, Training
+from harness.spec import StudySpec, Value, dump_study, load_study
+
+TABLES = ("trials", "scores", "examples", "steps", "stages")
+SCHEMA_KEY = b"harness_schema_version"
+JSON_COLUMNS = ("params", "resolved", "environment", "data", "forecast", "trial")
+
+
+class Store:
+    """A folder of studies."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def studies(self) -> list[str]:
+        return sorted(p.parent.name for p in self.root.glob("*/study.yaml"))
+
+    def study(self, name: str) -> "StudyStore":
+        """Raises StoreError when the store holds no such study."""
+        if not (self.root / name / "study.yaml").is_file():
+            known = self.studies()
+            hint = did_you_mean(name, known) if known else "it is empty"
+            raise StoreError(f"no study {name!r} in {self.root}; {hint}", f"harness study {name} --store {self.root}")
+        return StudyStore(self.root / name)
+
+    def open(self, spec: StudySpec) -> "StudyStore":
+        """The study's folder, made if need be.
+
+        Raises:
+            StoreError: the folder holds results of another question under this name.
+        """
+        folder = self.root / spec.name
+        path = folder / "study.yaml"
+        if path.is_file():
+            known = load_study(path)
+            if known.question_id != spec.question_id:
+                raise StoreError(
+                    f"{folder} holds another question under this name: {_first_difference(known, spec)}",
+                    f"give this one its own: name={spec.name}-2, or keep it apart with --store",
+                )
+        for table in TABLES:
+            (folder / table).mkdir(parents=True, exist_ok=True)
+        _write_text(path, dump_study(spec))
+        return StudyStore(folder)
+
+
+class StudyStore:
+    """The results of one study."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def spec(self) -> StudySpec:
+        return load_study(self.folder / "study.yaml")
+
+    def write(self, record: Record) -> None:
+        """Add a record. Its row in `trials` comes last and makes the others count."""
+        name = f"{record.trial_id}-{record.attempt}.parquet"
+        for table, rows in reversed(_rows(record).items()):
+            _write_parquet(self.folder / table / name, rows, SCHEMAS[table])
+
+    def records(self) -> list[Record]:
+        """The latest attempt of every trial, without examples and steps, oldest first."""
+        trials = self.table("trials")
+        scores = self.table("scores")
+        stages = self.table("stages")
+        by_scores = dict(list(scores.groupby("trial_id"))) if len(scores) else {}
+        by_stages = dict(list(stages.groupby("trial_id"))) if len(stages) else {}
+        return [
+            _record(row, by_scores.get(row["trial_id"]), by_stages.get(row["trial_id"]))
+            for row in trials.to_dict("records")
+        ]
+
+    def table(self, table: str) -> pd.DataFrame:
+        """One table over all trials, latest attempts only.
+
+        Raises:
+            StoreError: a file was written by a newer version of this program, or is not parquet.
+        """
+        frames = [_read_parquet(path) for path in sorted((self.folder / table).glob("*.parquet"))]
+        frames = [f for f in frames if len(f)]
+        if not frames:
+            return pd.DataFrame(columns=["trial_id", "attempt"])
+        whole = pd.concat(frames, ignore_index=True)
+        latest = self._latest_attempts() if table != "trials" else _latest(whole)
+        kept = whole.merge(latest, on=["trial_id", "attempt"])
+        return kept.sort_values("started_at", ignore_index=True) if table == "trials" else kept
+
+    def settled(self) -> dict[str, Record]:
+        """Trials that need not run again, by id."""
+        return {r.trial_id: r for r in self.records() if r.status in SETTLED}
+
+    def _latest_attempts(self) -> pd.DataFrame:
+        names = [p.stem.rsplit("-", 1) for p in (self.folder / "trials").glob("*.parquet")]
+        return _latest(pd.DataFrame({"trial_id": [n[0] for n in names], "attempt": [int(n[1]) for n in names]}))
+
+
+def _latest(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.groupby("trial_id", as_index=False)["attempt"].max()
+
+
+def _rows(record: Record) -> dict[str, list[dict[str, Any]]]:
+    """A record as rows of the five tables, each with what identifies it."""
+    trial = record.trial
+    key = {"trial_id": record.trial_id, "attempt": record.attempt, "arm": trial.arm, "phase": trial.phase, "seed": trial.seed}
+    plain = record.model_dump(exclude={"train", "memory", "stages", "steps", "scores", "examples", "trial"})
+    row: dict[str, Any] = {
+        **key,
+        "study": trial.study,
+        "method": trial.method,
+        "quantization": trial.quantization,
+        "learning_rate": _number(trial.params.get("learning_rate")),
+        "params": trial.params,
+        "number": trial.number,
+        **{k: v for k, v in plain.items() if k not in key},
+        **{f"{s.stage}_seconds": s.seconds for s in record.stages},
+        **({f"train_{k}": v for k, v in record.train.model_dump().items()} if record.train else {}),
+        **({f"{k}_bytes": v for k, v in record.memory.model_dump().items()} if record.memory else {}),
+        "peak_bytes": record.memory.peak if record.memory else None,
+        "trial": trial.model_dump(mode="json"),
+    }
+    row = {k: json.dumps(v, sort_keys=True) if k in JSON_COLUMNS else v for k, v in row.items()}
+    return {
+        "trials": [row],
+        "scores": [{**key, **s.model_dump()} for s in record.scores],
+        "examples": [{**key, **e.model_dump()} for e in record.examples],
+        "steps": [{**key, **s.model_dump()} for s in record.steps],
+        "stages": [{**key, **s.model_dump()} for s in record.stages],
+    }
+
+
+def _record(row: dict[str, Any], scores: pd.DataFrame | None, stages: pd.DataFrame | None) -> Record:
+    """A row of `trials` with its scores and stages, back as a record."""
+    row = {k: None if _missing(v) else v for k, v in row.items()}
+    fields: dict[str, Any] = {k: json.loads(row[k]) for k in JSON_COLUMNS if k != "params" and row.get(k)}
+    fields["started_at"] = row["started_at"]
+    for name in Record.model_fields:
+        if name in row and name not in fields and name not in {"train", "memory"}:
+            fields[name] = row[name]
+    if row.get("train_steps") is not None:
+        fields["train"] = {k.removeprefix("train_"): v for k, v in row.items() if k.startswith("train_") and k != "train_seconds"}
+    if row.get("weights_bytes") is not None:
+        fields["memory"] = {k: row[f"{k}_bytes"] for k in ("weights", "adapter", "gradients", "optimizer", "step_peak")}
+    fields["scores"] = _values(scores, {"trial_id", "attempt", "arm", "phase", "seed"})
+    fields["stages"] = _values(stages, {"trial_id", "attempt", "arm", "phase", "seed"})
+    return Record.model_validate(fields)
+
+
+def _values(frame: pd.DataFrame | None, without: Iterable[str]) -> list[dict[str, Any]]:
+    if frame is None:
+        return []
+    kept = frame.drop(columns=list(without))
+    return [{k: None if _missing(v) else v for k, v in row.items()} for row in kept.to_dict("records")]
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value is pd.NaT or (isinstance(value, float) and value != value)
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    """The column type of a record's field; None makes a column nullable, what is not plain is kept as JSON text."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
+    if annotation is datetime:
+        return pa.timestamp("us", tz="UTC")
+    return {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}.get(annotation, pa.string())
+
+
+def _columns(model: type[Value], prefix: str = "", suffix: str = "", without: Iterable[str] = ()) -> list[tuple[str, pa.DataType]]:
+    return [
+        (f"{prefix}{name}{suffix}", _arrow_type(field.annotation))
+        for name, field in model.model_fields.items()
+        if name not in set(without)
+    ]
+
+
+def _schemas() -> dict[str, pa.Schema]:
+    """Every table's columns, the same in every file, so that a folder reads as one table."""
+    key = [("trial_id", pa.string()), ("attempt", pa.int64()), ("arm", pa.string()), ("phase", pa.string()), ("seed", pa.int64())]
+    own = {"trial_id", "attempt", "trial", "train", "memory", "stages", "steps", "scores", "examples"}
+    trials = [
+        *key,
+        *[(n, pa.string()) for n in ("study", "method", "quantization")],
+        ("learning_rate", pa.float64()),
+        ("params", pa.string()),
+        ("number", pa.int64()),
+        *_columns(Record, without=own),
+        *[(f"{stage}_seconds", pa.float64()) for stage in typing.get_args(StageName)],
+        *_columns(Training, prefix="train_"),
+        *_columns(TensorBytes, suffix="_bytes"),
+        ("peak_bytes", pa.int64()),
+        ("trial", pa.string()),
+    ]
+    rows = {"scores": Score, "examples": Example, "steps": Step, "stages": Stage}
+    metadata = {SCHEMA_KEY: str(SCHEMA_VERSION).encode()}
+    return {
+        "trials": pa.schema(trials, metadata=metadata),
+        **{table: pa.schema([*key, *_columns(model)], metadata=metadata) for table, model in rows.items()},
+    }
+
+
+SCHEMAS = _schemas()
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    table = pa.Table.from_pylist(rows, schema=schema)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    pq.write_table(table, temporary)
+    os.replace(temporary, path)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise StoreError(f"{path}: not a results file: {error}", "move it out of the store; its trial runs again") from error
+    version = int((table.schema.metadata or {}).get(SCHEMA_KEY, b"0"))
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: written in schema {version}, this version reads up to {SCHEMA_VERSION}",
+            "pip install --upgrade finetune-harness",
+        )
+    return table.to_pandas()
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _first_difference(a: StudySpec, b: StudySpec) -> str:
+    left, right = _flat(a.model_dump()), _flat(b.model_dump())
+    for key in sorted(set(left) | set(right)):
+        if key.startswith(("controls.", "arms.")) and left.get(key) != right.get(key):
+            return f"{key} was {left.get(key)!r} and is {right.get(key)!r}"
+    return "the order of its arms"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix.rstrip("."): value}
+    return {k: v for name, item in value.items() for k, v in _flat(item, f"{prefix}{name}.").items()}

@@ -1,0 +1,260 @@
+"""Bring the store up to date with a study: run what is missing, in an order that is the same each time."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import filelock
+
+from harness import plugins, sources
+from harness.errors import HarnessError, SpecError
+from harness.interfaces import Event, Interrupted, Job, Launcher
+from harness.record import SETTLED, Record
+from harness.search import ArmSearch, Asked, best, open_storage
+from harness.spec import Scalar, StudySpec
+from harness.store import Store, StudyStore
+from harness.trial import ZERO_SHOT, Phase, Trial
+
+TRIES_WHEN_KILLED = 2
+"""How often one command runs a trial that something outside it kills."""
+
+
+class Watcher(Protocol):
+    """Who is told how a study goes."""
+
+    def begin(self, total: int, done: int) -> None: ...
+
+    def started(self, trial: Trial) -> None: ...
+
+    def event(self, trial: Trial, event: Event) -> None: ...
+
+    def finished(self, record: Record, planned: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study stands when its command ends."""
+
+    records: list[Record]
+    ran: int
+    """Trials that this command ran."""
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> list[Record]:
+        return [r for r in self.records if r.status in {"failed", "killed"}]
+
+
+def check_arms(spec: StudySpec) -> None:
+    """Raises PluginError or SpecError for an arm that no trial could run."""
+    for name, arm in spec.arms.items():
+        try:
+            method, quantization = plugins.method(arm.method), plugins.quantization(arm.quantization)
+            starts: dict[str, Scalar] = {k: (r.choices or [r.low or r.high or 0])[0] for k, r in arm.search.items()}
+            plugins.split_params(arm.method, arm.quantization, {**arm.params, **starts})
+        except HarnessError as error:
+            raise type(error)(f"arms.{name}: {error.message}", error.remedy) from error
+        if quantization.bits < 16 and not method.trains_quantized_base:
+            raise SpecError(
+                f"arms.{name}: {arm.method} cannot train a base stored in {arm.quantization}",
+                "method: lora, or quantization: bf16",
+            )
+
+
+def run_study(
+    spec: StudySpec,
+    store: Store,
+    launcher: Launcher,
+    watcher: Watcher,
+    *,
+    trackers: Mapping[str, dict[str, str]] | None = None,
+    retry_failed: bool = False,
+) -> Outcome:
+    """Run the study to its end, or on from where it stopped.
+
+    Ctrl-C ends the running trials, which then have no record and run again next time.
+
+    Raises:
+        StoreError: the folder holds another question; SpecError, PluginError, DataError, NotReady: as they say.
+    """
+    check_arms(spec)
+    model, data = sources.find_model(spec.controls.model), sources.find_data(spec.controls.data)
+    study_store = store.open(spec)
+    lock = filelock.FileLock(study_store.folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise SpecError(
+            f"another command is running study {spec.name} in {study_store.folder}", "wait for it, or stop it first"
+        ) from error
+    with lock:
+        plan = _Plan(spec, study_store, model.digest, data.digest, retry_failed)
+        return _drive(plan, launcher, watcher, trackers or {})
+
+
+@dataclass
+class _Plan:
+    """What the study still lacks. Everything is derived from the store and the search journal."""
+
+    spec: StudySpec
+    store: StudyStore
+    model_digest: str
+    data_digest: str
+    retry_failed: bool
+    searches: dict[str, ArmSearch] = field(init=False)
+    records: dict[str, Record] = field(init=False)
+    """Latest record of every trial of this study."""
+    tried: dict[str, int] = field(default_factory=dict)
+    """How often this command ran a trial."""
+    running: dict[str, Trial] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.records = {r.trial_id: r for r in self.store.records() if r.question_id == self.spec.question_id}
+        storage = open_storage(self.store.folder / "search.journal")
+        search = self.spec.search
+        self.searches = {
+            name: ArmSearch(storage, self.spec.name, name, arm, search.trials, search.seed)
+            for name, arm in self.spec.arms.items()
+        }
+        for one in self.searches.values():
+            one.reconcile(r for r in self.records.values() if not self._again(r))
+
+    @property
+    def total(self) -> int:
+        return 1 + len(self.spec.arms) * (self.spec.search.trials + len(self.spec.confirm.seeds))
+
+    @property
+    def done(self) -> int:
+        return sum(not self._again(r) for r in self.records.values())
+
+    def next(self) -> Trial | None:
+        """The next trial that may start now: the zero-shot baseline, then tuning with the arms in turn, then the
+        confirmation runs seed by seed with the arms in turn, so that drift of the machine meets all arms alike."""
+        repeated = True
+        while repeated:
+            repeated = False
+            for trial in self._candidates():
+                if trial.id in self.running:
+                    continue
+                known = self.records.get(trial.id)
+                if known is None or self._again(known):
+                    return trial
+                if trial.number is not None:  # the sampler proposed what has been run already
+                    self.searches[trial.arm].tell(trial.number, known)
+                    repeated = True
+        return None
+
+    def launch(self, trial: Trial) -> int:
+        """Note that the trial starts; returns the number of this attempt."""
+        self.running[trial.id] = trial
+        self.tried[trial.id] = self.tried.get(trial.id, 0) + 1
+        if trial.number is not None:
+            self.searches[trial.arm].launched(trial.number, trial.id)
+        known = self.records.get(trial.id)
+        return known.attempt + 1 if known else 1
+
+    def settle(self, record: Record) -> None:
+        del self.running[record.trial_id]
+        self.records[record.trial_id] = record
+        number = record.trial.number
+        if number is not None:
+            search = self.searches[record.trial.arm]
+            if self._again(record):
+                search.resume(number)
+            else:
+                search.tell(number, record)
+
+    def _again(self, record: Record) -> bool:
+        """Whether a trial with this record is to be run again: killed from outside, or failed and asked for."""
+        if record.status in SETTLED:
+            return False
+        tried = self.tried.get(record.trial_id, 0)
+        return tried < (TRIES_WHEN_KILLED if record.status == "killed" else int(self.retry_failed))
+
+    def _candidates(self) -> Iterator[Trial]:
+        baseline = self.spec.arms[self.spec.baseline]
+        yield self._trial(ZERO_SHOT, "baseline", "none", baseline.quantization, self.spec.search.seed, {})
+        by_progress = sorted(self.searches.items(), key=lambda item: item[1].begun)
+        for name, search in by_progress:
+            asked = search.ask()
+            if asked is not None:
+                yield self._search_trial(name, asked)
+        for i, seed in enumerate(self.spec.confirm.seeds):
+            for name, search in self.searches.items():
+                chosen = best(self.records.values(), name) if search.finished else None
+                if chosen is not None:
+                    arm = self.spec.arms[name]
+                    yield self._trial(
+                        name, "confirm", arm.method, arm.quantization, seed, chosen.trial.params, keep_model=i == 0
+                    )
+
+    def _search_trial(self, name: str, asked: Asked) -> Trial:
+        arm = self.spec.arms[name]
+        seed = self.spec.search.seed
+        return self._trial(name, "search", arm.method, arm.quantization, seed, asked.params, number=asked.number)
+
+    def _trial(
+        self,
+        arm: str,
+        phase: Phase,
+        method: str,
+        quantization: str,
+        seed: int,
+        params: Mapping[str, Scalar],
+        number: int | None = None,
+        keep_model: bool = False,
+    ) -> Trial:
+        return Trial(
+            study=self.spec.name, arm=arm, phase=phase, seed=seed, method=method, quantization=quantization,
+            params=dict(params), controls=self.spec.controls, model_digest=self.model_digest,
+            data_digest=self.data_digest, number=number, keep_model=keep_model,
+        )  # fmt: skip
+
+
+def _drive(plan: _Plan, launcher: Launcher, watcher: Watcher, trackers: Mapping[str, dict[str, str]]) -> Outcome:
+    """Keep the launcher's slots busy until nothing is left to run."""
+    ran = 0
+    minutes = plan.spec.limits.trial_minutes
+    futures: dict[Future[Record], Trial] = {}
+    watcher.begin(plan.total, plan.done)
+    pool = ThreadPoolExecutor(max_workers=launcher.slots)
+    try:
+        while True:
+            while len(futures) < launcher.slots and (trial := plan.next()) is not None:
+                job = Job(
+                    trial=trial,
+                    question_id=plan.spec.question_id,
+                    attempt=plan.launch(trial),
+                    folder=plan.store.folder.absolute(),
+                    trackers=dict(trackers),
+                    time_limit_seconds=minutes * 60 if minutes else None,
+                )
+                watcher.started(trial)
+                futures[pool.submit(launcher.run, job, _Teller(watcher, trial))] = trial
+            if not futures:
+                return Outcome(list(plan.records.values()), ran)
+            finished, _ = wait(futures, return_when=FIRST_COMPLETED)
+            for future in finished:
+                del futures[future]
+                record = future.result()
+                plan.settle(record)
+                ran += 1
+                watcher.finished(record, plan.total)
+    except (KeyboardInterrupt, Interrupted):
+        return Outcome(list(plan.records.values()), ran, interrupted=True)
+    finally:
+        launcher.stop()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Teller:
+    """Passes a running trial's events on, with the trial they belong to."""
+
+    watcher: Watcher
+    trial: Trial
+
+    def __call__(self, event: Event) -> None:
+        self.watcher.event(self.trial, event)
+

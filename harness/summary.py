@@ -1,0 +1,242 @@
+"""What a study found: one row per arm, the comparison with the baseline, and one honest sentence."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness.compare import Comparison, Verdict, compare, mean_interval
+from harness.record import Record, Score
+from harness.spec import AUTO, StudySpec
+from harness.store import StudyStore
+from harness.trial import ZERO_SHOT
+
+LOSS = "test_loss"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value over seeds: mean and 95 % t interval, which needs two seeds."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class ArmRow:
+    """One arm as it stands. Values are over its confirmed runs; None where there is none yet."""
+
+    arm: str
+    method: str
+    quantization: str
+    score: Measured | None
+    loss: Measured | None
+    retention: dict[str, float]
+    """Mean score of each retention task."""
+    learning_rate: float | None
+    """The one that tuning chose."""
+    at_edge: bool
+    """The chosen learning rate is the lowest or highest that was tried: a better one may lie beyond."""
+    peak_bytes: int | None
+    """Highest memory of a training step: tensors by kind, or what CUDA's allocator held."""
+    train_seconds: float | None
+    tokens_per_second: float | None
+    energy_joules: float | None
+    search_trials: int
+    search_seconds: float
+    statuses: dict[str, int]
+    """Trials by status, over search and confirmation."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    study: str
+    question: str
+    metric: str
+    higher_is_better: bool
+    margin: float
+    zero_shot: dict[str, float]
+    majority: float | None
+    arms: list[ArmRow]
+    comparison: Comparison | None
+    sentence: str
+    caveats: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def summarise(store: StudyStore) -> Summary:
+    """Read a study's results and say what they show."""
+    spec = store.spec()
+    records = [r for r in store.records() if r.question_id == spec.question_id]
+    metric = primary_metric(spec, records)
+    sample = next((s for r in records for s in r.scores if _name(s) == metric), None)
+    better = sample.higher_is_better if sample else metric != LOSS
+    comparison = _compared(spec, store, records, metric, better)
+    arms = [_row(spec, name, records, metric) for name in spec.arms]
+    zero = next((r for r in records if r.trial.arm == ZERO_SHOT and r.status == "done"), None)
+    return Summary(
+        study=spec.name,
+        question=spec.question,
+        metric=metric,
+        higher_is_better=better,
+        margin=spec.objective.margin,
+        zero_shot={_name(s): s.value for s in zero.scores} if zero else {},
+        majority=next((s.majority for s in zero.scores if _name(s) == metric), None) if zero else None,
+        arms=arms,
+        comparison=comparison,
+        sentence=sentence(spec, metric, arms, comparison),
+        caveats=caveats(spec, arms, records),
+    )
+
+
+def primary_metric(spec: StudySpec, records: Sequence[Record]) -> str:
+    """The metric that is compared: the named one, else the first target task's first metric, else held-out loss."""
+    if spec.objective.metric != AUTO:
+        return spec.objective.metric
+    judged = (r for r in records if r.phase != "search" and r.status == "done")
+    targets = [_name(s) for r in judged for s in r.scores if s.role == "target"]
+    order = spec.controls.evaluate.tasks
+    if order != AUTO:
+        targets.sort(key=lambda name: next((i for i, t in enumerate(order) if name.split("/")[0] in t), len(order)))
+    return targets[0] if targets else LOSS
+
+
+def judged_scores(store: StudyStore, records: Sequence[Record], metric: str) -> pd.DataFrame:
+    """Per-item scores of the completed confirmation runs, as `compare` takes them."""
+    task, _, name = metric.partition("/")
+    done = {r.trial_id for r in records if r.phase == "confirm" and r.status == "done"}
+    examples = store.table("examples")
+    if not len(examples):
+        return pd.DataFrame(columns=["arm", "seed", "example_id", "score"])
+    wanted = examples["trial_id"].isin(done) & (examples["task"] == task)
+    if name:
+        wanted &= examples["metric"] == name
+    return examples.loc[wanted, ["arm", "seed", "example_id", "score"]]
+
+
+def sentence(spec: StudySpec, metric: str, arms: Sequence[ArmRow], comparison: Comparison | None) -> str:
+    """What the evidence shows about the baseline against the others, and nothing more."""
+    baseline = spec.baseline
+    if comparison is None or not comparison.verdicts:
+        return f"Not enough data: {baseline} and another arm both need confirmed runs before anything can be compared."
+    parts = []
+    for words, label in (
+        ("worse than", "worse"), ("better than", "better"), ("equivalent to", "equivalent"),
+    ):  # fmt: skip
+        some = [v for v in comparison.verdicts if v.label == label]
+        if some:
+            parts.append(f"{_list([f'{v.arm} ({_difference(v)})' for v in some])} {_is(some)} shown to be {words} {baseline}")
+    open_ = [v for v in comparison.verdicts if v.label == "not shown"]
+    if open_:
+        parts.append(
+            f"{_list([f'{v.arm} ({_difference(v)})' for v in open_])} cannot be told apart from {baseline}: not enough data"
+        )
+    refused = [v for v in comparison.verdicts if v.label == "not enough data"]
+    parts += [f"nothing can be said of {v.arm}: {v.reason}" for v in refused]
+    items = max(v.items for v in comparison.verdicts)
+    seeds = min(v.seeds for v in comparison.verdicts)
+    text = "; ".join(parts)
+    return f"On {metric} over {items} items and {seeds} seeds, {text}."
+
+
+def caveats(spec: StudySpec, arms: Sequence[ArmRow], records: Sequence[Record]) -> list[str]:
+    """What a reader has to know before trusting the table."""
+    found = []
+    edge = [a.arm for a in arms if a.at_edge]
+    if edge:
+        found.append(f"best learning rate at the edge of what was tried: {', '.join(edge)}; a better one may lie beyond")
+    budgets = {a.search_trials for a in arms}
+    if len(budgets) > 1:
+        found.append("tuning budgets differ: " + ", ".join(f"{a.arm} {a.search_trials}" for a in arms))
+    lost = Counter((r.trial.arm, r.status) for r in records if r.status != "done")
+    found += [f"{arm}: {count} run{'s' if count > 1 else ''} {status.replace('_', ' ')}" for (arm, status), count in lost.items()]
+    versions = {tuple(sorted(r.environment.get("packages", {}).items())) for r in records if r.environment}
+    if len(versions) > 1:
+        found.append("runs were made with different package versions, which moves scores")
+    return found
+
+
+def _compared(
+    spec: StudySpec, store: StudyStore, records: Sequence[Record], metric: str, higher_is_better: bool
+) -> Comparison | None:
+    scores = judged_scores(store, records, metric)
+    if spec.baseline not in set(scores["arm"]):
+        return None
+    order = {name: i for i, name in enumerate(spec.arms)}
+    scores = scores.sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
+    return compare(scores, spec.baseline, spec.objective.margin, higher_is_better=higher_is_better)
+
+
+def _row(spec: StudySpec, name: str, records: Sequence[Record], metric: str) -> ArmRow:
+    arm = spec.arms[name]
+    mine = [r for r in records if r.trial.arm == name]
+    search = [r for r in mine if r.phase == "search"]
+    judged = [r for r in mine if r.phase == "confirm" and r.status == "done"]
+    chosen = judged[0].trial.params.get("learning_rate") if judged else None
+    rates = sorted({float(r.trial.params["learning_rate"]) for r in search if r.status == "done"})
+    tried = "learning_rate" in arm.search and len(rates) > 1
+    return ArmRow(
+        arm=name,
+        method=arm.method,
+        quantization=arm.quantization,
+        score=_measured(judged, metric),
+        loss=_measured(judged, LOSS),
+        retention=_retention(judged),
+        learning_rate=float(chosen) if chosen is not None else None,
+        at_edge=tried and chosen is not None and float(chosen) in (rates[0], rates[-1]),
+        peak_bytes=max((p for r in judged if (p := peak_bytes(r)) is not None), default=None),
+        train_seconds=_mean([s.seconds for r in judged for s in r.stages if s.stage == "train"]),
+        tokens_per_second=_mean([r.train.tokens_per_second for r in judged if r.train and r.train.tokens_per_second]),
+        energy_joules=_mean([s.energy_joules for r in judged for s in r.stages if s.stage == "train" and s.energy_joules]),
+        search_trials=len(search),
+        search_seconds=sum(r.seconds for r in search),
+        statuses=dict(Counter(r.status for r in mine)),
+    )
+
+
+def peak_bytes(record: Record) -> int | None:
+    """Memory that training needed: CUDA's reserved peak where there is one, else the sum of tensors by kind."""
+    reserved = [s.reserved_peak_bytes for s in record.stages if s.stage == "train" and s.reserved_peak_bytes]
+    if reserved:
+        return max(reserved)
+    return record.memory.peak if record.memory else None
+
+
+def _measured(records: Sequence[Record], metric: str) -> Measured | None:
+    values = [v for r in records if (v := r.score(metric)) is not None]
+    if not values:
+        return None
+    bounds = mean_interval(values)
+    return Measured(sum(values) / len(values), *(bounds[1:] if bounds else (None, None)), len(values))
+
+
+def _retention(records: Sequence[Record]) -> dict[str, float]:
+    names = dict.fromkeys(_name(s) for r in records for s in r.scores if s.role == "retention")
+    return {n: m for n in names if (m := _mean([v for r in records if (v := r.score(n)) is not None])) is not None}
+
+
+def _name(score: Score) -> str:
+    return score.task if score.role == "loss" else f"{score.task}/{score.metric}"
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _difference(verdict: Verdict) -> str:
+    bounds = verdict.interval
+    return f"{bounds.difference:+.3f} [{bounds.low:+.3f}, {bounds.high:+.3f}]" if bounds else ""
+
+
+def _list(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _is(some: Sequence[Any]) -> str:
+    return "is" if len(some) == 1 else "are"

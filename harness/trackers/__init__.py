@@ -1,0 +1,1 @@
+"""Copies of what happens, kept elsewhere: one file per tracker."""

@@ -1,0 +1,267 @@
+"""The training stage: TRL's SFTTrainer, set up so that nothing but the arm differs between arms."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from harness import accounting, record
+from harness.data import Tokens
+from harness.record import Step, TensorBytes
+from harness.spec import Training
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WARMUP_STEPS = 3
+"""Steps left out of the throughput: first touches of memory, kernels being chosen."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Diverged(Exception):
+    """The loss is not a number any more, or has exploded."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the training stage found out."""
+
+    training: record.Training
+    memory: TensorBytes
+    steps: list[Step]
+    resolved: dict[str, Any]
+
+
+@dataclass
+class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Times every step, passes on what is logged and stops a run that has diverged."""
+
+    on_step: Callable[[Step, int], None]
+    divergence_factor: float
+    began: float = 0.0
+    step_began: float = 0.0
+    step_seconds: list[float] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    error: str | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.step_began = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.step_seconds.append(time.perf_counter() - self.step_began)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        step = Step(
+            step=state.global_step,
+            loss=float(logs["loss"]),
+            learning_rate=float(logs["learning_rate"]),
+            grad_norm=float(logs["grad_norm"]) if "grad_norm" in logs else None,
+            seconds=time.perf_counter() - self.began,
+        )
+        self.steps.append(step)
+        self.on_step(step, state.max_steps)
+        problem = divergence([s.loss for s in self.steps], self.divergence_factor)
+        if problem:
+            raise Diverged(f"{problem} at step {step.step} of {state.max_steps}")
+
+
+def divergence(losses: Sequence[float], factor: float, window: int = 5) -> str | None:
+    """What is wrong with a course of losses: not finite, or the mean of the last `window` above `factor` x the first."""
+    if not math.isfinite(losses[-1]):
+        return f"loss is {losses[-1]}"
+    if len(losses) >= 2 * window:
+        first, last = (sum(part) / window for part in (losses[:window], losses[-window:]))
+        if last > factor * first:
+            return f"loss rose from {first:.3g} to {last:.3g}, more than {factor:g} times"
+    return None
+
+
+@dataclass
+class _CountingCollator:
+    """TRL's collator, counting what it pads."""
+
+    inner: DataCollatorForLanguageModeling
+    batches: list[tuple[int, int]] = field(default_factory=list)
+    """Real tokens and positions of every batch made, in order."""
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch: dict[str, torch.Tensor] = self.inner(examples)
+        self.batches.append((sum(len(e["input_ids"]) for e in examples), batch["input_ids"].numel()))
+        return batch
+
+
+def train(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[Tokens],
+    settings: Training,
+    *,
+    learning_rate: float,
+    seed: int,
+    base_bytes: int,
+    scratch: str,
+    on_step: Callable[[Step, int], None],
+) -> Trained:
+    """Train the model in place.
+
+    Args:
+        base_bytes: what the base's tensors took before adapters were added, to tell the two apart.
+        scratch: a folder for what the trainer insists on writing.
+
+    Raises:
+        Diverged: see `divergence`.
+        torch.OutOfMemoryError: passed on.
+    """
+    device = next(model.parameters()).device
+    watch = _Watch(on_step, settings.divergence_factor)
+    collator = _CountingCollator(DataCollatorForLanguageModeling(pad_token_id=int(tokenizer.pad_token_id or 0)))
+    trainer = SFTTrainer(
+        model=model,
+        args=_arguments(settings, learning_rate, seed, device, scratch, len(rows)),
+        train_dataset=Dataset.from_dict({"input_ids": [r.ids for r in rows], "labels": [r.labels for r in rows]}),
+        processing_class=tokenizer,
+        data_collator=collator,
+        callbacks=[watch],
+    )
+    # TRL casts adapters on a quantized base to bfloat16; left so, the arms would differ in the adapter's dtype
+    set_adapter_dtype(model, DTYPES[settings.adapter_dtype])
+    step_peak, gradients = _measure_step(trainer, collator.inner, rows, settings)
+    collator.batches.clear()
+    trainer.train()
+    return Trained(
+        training=_summary(model, watch, collator, settings),
+        memory=TensorBytes(
+            weights=base_bytes,
+            adapter=accounting.stored_bytes(model) - base_bytes,
+            gradients=gradients,
+            optimizer=accounting.tensor_bytes(dict(trainer.optimizer.state)),
+            step_peak=step_peak,
+        ),
+        steps=watch.steps,
+        resolved=_resolved(trainer, model),
+    )
+
+
+def set_adapter_dtype(model: "PreTrainedModel", dtype: torch.dtype) -> None:
+    """Give every adapter weight this dtype. Weights of the base, trained or not, keep theirs."""
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+
+
+def _arguments(
+    settings: Training, learning_rate: float, seed: int, device: torch.device, scratch: str, rows: int
+) -> SFTConfig:
+    micro = settings.micro_batch or settings.batch
+    steps = settings.max_steps or math.ceil(settings.epochs * rows / settings.batch)
+    return SFTConfig(
+        output_dir=scratch,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch // micro,
+        learning_rate=learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=math.ceil(settings.warmup_ratio * steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim=settings.optimizer,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=settings.compute_dtype == "bf16",
+        fp16=settings.compute_dtype == "fp16",
+        use_cpu=device.type == "cpu",
+        max_length=None,  # rows are cut already, the same way for every arm
+        packing=False,
+        seed=seed,
+        data_seed=seed,
+        logging_strategy="steps",
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # the default replaces a NaN by a plausible loss
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+def _measure_step(
+    trainer: SFTTrainer, collate: DataCollatorForLanguageModeling, rows: Sequence[Tokens], settings: Training
+) -> tuple[int, int]:
+    """Peak of one forward and backward pass on the longest batch, and bytes of its gradients.
+
+    The worst step rather than a typical one, so that it is the same for every seed. Random numbers drawn here are
+    given back and the gradients dropped: training starts as if nothing had happened.
+    """
+    model = trainer.model
+    device = next(model.parameters()).device
+    longest = sorted(rows, key=lambda r: len(r.ids), reverse=True)[: settings.micro_batch or settings.batch]
+    batch = collate([{"input_ids": r.ids, "labels": r.labels} for r in longest])
+    batch = {k: v.to(device) for k, v in batch.items()}
+
+    def step() -> None:
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, dict(batch))
+        loss.backward()
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        model.train()
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        step()  # first touches (dequantization tables, kernels) are not the step's
+        model.zero_grad(set_to_none=True)
+        peak = accounting.step_peak(step, device)
+    gradients = accounting.gradient_bytes(model)
+    model.zero_grad(set_to_none=True)
+    return peak, gradients
+
+
+def _summary(model: "PreTrainedModel", watch: _Watch, collator: _CountingCollator, settings: Training) -> record.Training:
+    per_step = settings.batch // (settings.micro_batch or settings.batch)
+    steps = len(watch.step_seconds)
+    used = collator.batches[: steps * per_step]  # the loader reads one batch ahead
+    warm = min(WARMUP_STEPS, steps // 2)
+    seconds = sum(watch.step_seconds[warm:])
+    tokens, positions = (sum(column) for column in zip(*used, strict=True)) if used else (0, 0)
+    timed = sum(tokens for tokens, _ in used[warm * per_step :])
+    return record.Training(
+        steps=steps,
+        tokens=tokens,
+        padded_share=1 - tokens / positions if positions else 0.0,
+        tokens_per_second=timed / seconds if seconds > 0 else None,
+        warmup_steps_excluded=warm,
+        final_loss=watch.steps[-1].loss if watch.steps else None,
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        total_parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def _resolved(trainer: SFTTrainer, model: "PreTrainedModel") -> dict[str, Any]:
+    """The settings as the libraries took them, their defaults included, paths and tokens left out."""
+    arguments = {k: v for k, v in trainer.args.to_dict().items() if not k.endswith(("_dir", "_token", "hub_model_id"))}
+    adapter = [p for n, p in model.named_parameters() if "lora_" in n]
+    state = [t for s in trainer.optimizer.state.values() for t in s.values() if torch.is_tensor(t) and t.dim() > 0]
+    return {
+        "trainer": arguments,
+        "adapter_dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in adapter}),
+        "trainable_dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}),
+        "optimizer_state_dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in state}),
+    }

@@ -1,0 +1,44 @@
+"""One run and its identity."""
+
+from typing import Literal
+
+from harness.spec import Controls, Scalar, Value, digest
+
+Phase = Literal["baseline", "search", "confirm"]
+
+ZERO_SHOT = "zero-shot"
+"""The arm that measures the base model before any training."""
+
+
+class Trial(Value):
+    """One run of one arm: everything that is needed to do it, in any process on any machine."""
+
+    study: str
+    arm: str
+    phase: Phase
+    """`baseline`: the base as it is; `search`: tuning, judged on validation rows; `confirm`: judged on test rows."""
+    seed: int
+    """Drives data order, adapter initialisation and dropout."""
+    method: str
+    quantization: str
+    params: dict[str, Scalar]
+    """Every parameter of method, quantization and search, the learning rate among them."""
+    controls: Controls
+    model_digest: str
+    """Hash of the base model's files, or the commit on the hub."""
+    data_digest: str
+    """Hash of the data file, or the commit on the hub."""
+    number: int | None = None
+    """The trial's number in its arm's search."""
+    keep_model: bool = False
+    """Also keep the whole fine-tuned model of a method that has no adapter."""
+
+    @property
+    def id(self) -> str:
+        """Hash of everything that changes the work, so the same run has the same id wherever it is asked for."""
+        return digest(self.model_dump(mode="json", exclude={"study", "number", "keep_model"}))
+
+    @property
+    def label(self) -> str:
+        rate = self.params.get("learning_rate")
+        return f"{self.arm} {self.phase} seed {self.seed}" + (f" lr {rate:g}" if isinstance(rate, float | int) else "")
