@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from harness import __version__, environment, plugins, sources
-from harness.errors import DataError, HarnessError, NotReady
-from harness.spec import ModelSource, StudySpec
+from harness.errors import DataError, HarnessError, NotReady, SpecError
+from harness.spec import ModelSource, Scalar, StudySpec
 from harness.trackers._connection import answers, endpoint, has_key
 
 GIB = 1 << 30
@@ -57,6 +57,22 @@ def check(spec: StudySpec, store: Path = Path("results")) -> list[Check]:
         check_wandb,
     )
     return [check_python(), check_packages(extra), *check_gpus(why_gpu), model, data, check_disk(store), wandb]
+
+
+def check_arms(spec: StudySpec) -> None:
+    """Raises PluginError or SpecError for an arm that no trial could run."""
+    for name, arm in spec.arms.items():
+        try:
+            method, quantization = plugins.method(arm.method), plugins.quantization(arm.quantization)
+            starts: dict[str, Scalar] = {k: (r.choices or [r.low or r.high or 0])[0] for k, r in arm.search.items()}
+            plugins.split_params(arm.method, arm.quantization, {**arm.params, **starts})
+        except HarnessError as error:
+            raise type(error)(f"arms.{name}: {error.message}", error.remedy) from error
+        if quantization.bits < 16 and not method.trains_quantized_base:
+            raise SpecError(
+                f"arms.{name}: {arm.method} cannot train a base stored in {arm.quantization}",
+                "method: lora, or quantization: bf16",
+            )
 
 
 def check_machine(store: Path = Path("results"), model: str | None = None) -> list[Check]:

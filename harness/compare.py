@@ -1,7 +1,7 @@
 """Paired statistics: from scores per arm, seed and item to one verdict per arm, with an interval behind it.
 
 The interval adds the variance over seeds and the variance over items (crossed design), so that neither more items nor
-more seeds alone can make a difference look certain. With y[a, s, i] the score of arm a, seed s (of S) and item i (of n),
+more seeds alone can make a difference look certain. With y[a, s, i] the score of arm a, seed s (of S), item i (of n),
 d[i] the difference of the arms' seed means on item i and D its mean:
 
     s2[a]  = variance over seeds of the seed means

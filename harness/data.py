@@ -107,7 +107,7 @@ def read_rows(source: DataSource, found: Source) -> list[Row]:
     if found.kind == "hub":
         import datasets
 
-        loaded = datasets.load_dataset(found.location, source.subset, revision=source.revision, split=source.split)
+        loaded = datasets.load_dataset(found.location, source.subset, revision=found.revision, split=source.split)
         return [dict(r) for r in loaded]
     path = Path(found.location)
     rows = _read_file(path)
@@ -126,7 +126,9 @@ def recognise(columns: Iterable[str], source: DataSource) -> tuple[str, dict[str
     given = dict(source.columns)
     for ours, theirs in given.items():
         if theirs not in columns:
-            raise DataError(f"controls.data.columns: no column {theirs!r} for {ours!r}; {did_you_mean(theirs, columns)}")
+            raise DataError(
+                f"controls.data.columns: no column {theirs!r} for {ours!r}; {did_you_mean(theirs, columns)}"
+            )
     known = {**{c: c for c in columns}, **given}
     candidates: list[tuple[str, dict[str, str]]] = []
     for column in CONVERSATION_COLUMNS:
@@ -148,7 +150,9 @@ def recognise(columns: Iterable[str], source: DataSource) -> tuple[str, dict[str
             f"{source.path}: no format fits its columns: {shown}",
             "name them: controls.data.columns='{prompt: COLUMN, completion: COLUMN}' (or text, messages)",
         )
-    needed = {"messages": "messages", "alpaca": "instruction", "prompt-completion": "prompt", "text": "text"}[source.format]
+    needed = {"messages": "messages", "alpaca": "instruction", "prompt-completion": "prompt", "text": "text"}[
+        source.format
+    ]
     also = f"; the columns fit format {candidates[0][0]}" if candidates else ""
     raise DataError(
         f'{source.path}: has no column "{needed}" for format {source.format}; columns: {shown}{also}',
@@ -156,7 +160,9 @@ def recognise(columns: Iterable[str], source: DataSource) -> tuple[str, dict[str
     )
 
 
-def segments(row: Row, kind: str, columns: Mapping[str, str], tokenizer: "PreTrainedTokenizerBase") -> list[tuple[str, bool]]:
+def segments(
+    row: Row, kind: str, columns: Mapping[str, str], tokenizer: "PreTrainedTokenizerBase"
+) -> list[tuple[str, bool]]:
     """A row as pieces of text, each with whether the model is trained to write it."""
     if kind == "messages":
         return render(_messages(row[columns["messages"]]), tokenizer)
@@ -187,7 +193,7 @@ def render(messages: Sequence[Mapping[str, str]], tokenizer: "PreTrainedTokenize
         after = _template(tokenizer, messages[: i + 1], template, prompt=False)
         if not before.startswith(done) or not after.startswith(before):
             raise DataError(
-                "the tokenizer's chat template changes earlier turns when a later one is added, so answers cannot be told apart",
+                "the tokenizer's chat template changes earlier turns when one follows, so answers cannot be found",
                 "give the rows as prompt and completion: controls.data.format=prompt-completion",
             )
         pieces += [(before[len(done) :], False), (after[len(before) :], True)]
@@ -196,7 +202,7 @@ def render(messages: Sequence[Mapping[str, str]], tokenizer: "PreTrainedTokenize
 
 
 def split_markup(text: str) -> list[dict[str, str]]:
-    """Conversations written into one text, as guanaco's two editions are: `[INST] ..` or `### Human: ..`. Else empty."""
+    """A conversation written into one text, as in guanaco's two editions: `[INST] ..` or `### Human: ..`; else empty."""
     if "[INST]" in text and "[/INST]" in text:
         messages: list[dict[str, str]] = []
         for part in text.split("[INST]")[1:]:
@@ -219,8 +225,10 @@ def split_markup(text: str) -> list[dict[str, str]]:
     return []
 
 
-def tokenize(pieces: Sequence[tuple[str, bool]], tokenizer: "PreTrainedTokenizerBase", max_length: int) -> tuple[list[int], list[int]]:
-    """Ids and labels of a row, cut at `max_length`. Pieces are tokenized one by one, as prompt and answer are when used."""
+def tokenize(
+    pieces: Sequence[tuple[str, bool]], tokenizer: "PreTrainedTokenizerBase", max_length: int
+) -> tuple[list[int], list[int]]:
+    """Ids and labels of a row, cut at `max_length`. Pieces are tokenized one by one, as prompt and answer are."""
     ids: list[int] = []
     labels: list[int] = []
     if tokenizer.bos_token_id is not None and not (pieces and pieces[0][0].startswith(str(tokenizer.bos_token))):
@@ -249,10 +257,11 @@ def split_rows(prompts: Sequence[str], source: DataSource) -> list[SplitName]:
             taken += rows_of[prompt]
     splits = [place.get(p, "train") for p in prompts]
     if "train" not in splits:
+        tenth = max(1, len(prompts) // 10)
         raise DataError(
             f"{source.path}: {len(prompts)} usable rows; validation_rows={source.validation_rows} and "
             f"test_rows={source.test_rows} leave none to train on",
-            f"controls.data.validation_rows={max(1, len(prompts) // 10)} controls.data.test_rows={max(1, len(prompts) // 10)}",
+            f"controls.data.validation_rows={tenth} controls.data.test_rows={tenth}",
         )
     return splits
 
@@ -285,7 +294,9 @@ def _make(source: DataSource, found: Source, tokenizer: "PreTrainedTokenizerBase
         kept.append((prompt, digest(whole), ids, labels))
     if not kept:
         why = ", ".join(f"{n} {r}" for r, n in dropped.items())
-        raise DataError(f"{source.path}: no row can be trained on ({why})", "a larger controls.train.max_length, or another format")
+        raise DataError(
+            f"{source.path}: no row can be trained on ({why})", "a larger controls.train.max_length, or another format"
+        )
     splits = split_rows([k[0] for k in kept], source)
     facts = {
         "format": "messages" if conversational else kind,
@@ -368,7 +379,9 @@ def _messages(value: Any) -> list[dict[str, str]]:
     return messages
 
 
-def _template(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]], template: str, prompt: bool) -> str:
+def _template(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]], template: str, prompt: bool
+) -> str:
     return str(
         tokenizer.apply_chat_template(
             [dict(m) for m in messages], chat_template=template, tokenize=False, add_generation_prompt=prompt
@@ -378,4 +391,6 @@ def _template(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[s
 
 def _tokenizer_digest(tokenizer: "PreTrainedTokenizerBase") -> str:
     probe = "The quick brown fox, 1234567890.\n### é 漢"
-    return digest([type(tokenizer).__name__, len(tokenizer), tokenizer(probe)["input_ids"], tokenizer.chat_template or ""])
+    return digest(
+        [type(tokenizer).__name__, len(tokenizer), tokenizer(probe)["input_ids"], tokenizer.chat_template or ""]
+    )

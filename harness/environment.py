@@ -86,7 +86,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def visible_gpus(count: int, variable: str | None) -> list[int]:
-    """NVML's indices of the GPUs that CUDA_VISIBLE_DEVICES leaves (indices only; all for UUIDs, which NVML resolves)."""
+    """NVML's indices of the GPUs that CUDA_VISIBLE_DEVICES leaves; all of them where it names UUIDs."""
     if variable is None:
         return list(range(count))
     wanted = [part.strip() for part in variable.split(",") if part.strip()]

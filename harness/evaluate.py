@@ -35,7 +35,9 @@ def held_out_loss(
         some = order[start : start + batch]
         longest = max(len(rows[i].ids) for i in some)
         ids = torch.tensor([rows[i].ids + [pad] * (longest - len(rows[i].ids)) for i in some], device=device)
-        labels = torch.tensor([rows[i].labels + [IGNORED] * (longest - len(rows[i].labels)) for i in some], device=device)
+        labels = torch.tensor(
+            [rows[i].labels + [IGNORED] * (longest - len(rows[i].labels)) for i in some], device=device
+        )
         mask = torch.tensor([[1] * len(rows[i].ids) + [0] * (longest - len(rows[i].ids)) for i in some], device=device)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
         nll = torch.nn.functional.cross_entropy(
@@ -100,7 +102,7 @@ def run_tasks(
     scores: list[Score] = []
     examples: list[Example] = []
     for task, samples in results["samples"].items():
-        role = names.get(task) or next(r for t, r in names.items() if task.startswith(t))
+        role = names.get(task) or next((r for t, r in names.items() if task.startswith(t)), "target")
         for key, value in results["results"][task].items():
             metric = _metric(key)
             if metric is None or not isinstance(value, int | float):
@@ -184,15 +186,13 @@ def _metric(key: str) -> tuple[str, str] | None:
 def _example(task: str, label: str, metric: str, sample: Mapping[str, Any]) -> Example:
     value = sample[metric]
     answers = sample["filtered_resps"]
-    if len(answers) > 1:  # multiple choice: the likeliest of the choices
-        prediction = str(max(range(len(answers)), key=lambda i: answers[i][0]))
-    else:
-        prediction = str(answers[0])
+    # several answers: multiple choice, whose prediction is the number of the likeliest
+    chosen = max(range(len(answers)), key=lambda i: answers[i][0]) if len(answers) > 1 else answers[0]
     return Example(
         task=task,
         metric=label,
         example_id=f"{sample['doc_id']}-{str(sample.get('doc_hash', ''))[:8]}",
         score=float(value[0] if isinstance(value, list | tuple) else value),
-        prediction=prediction,
+        prediction=str(chosen),
         target=str(sample["target"]),
     )

@@ -21,14 +21,14 @@ def side_by_side(record: Record, folder: Path, prompt: str, max_new_tokens: int)
     The prompt goes through the same template as the training rows. The base is stored as it was in training.
     """
     controls = record.trial.controls
-    location = sources.find_model(controls.model).location
+    found = sources.find_model(controls.model, record.trial.model_digest)
     device = choose_device(controls.device)
     _, params = plugins.split_params(record.trial.method, record.trial.quantization, record.trial.params)
-    tokenizer = load_tokenizer(location, controls.model.revision, controls.model.trust_remote_code)
+    tokenizer = load_tokenizer(found.location, found.revision, controls.model.trust_remote_code)
     base = plugins.quantization(record.trial.quantization).load(
-        location,
+        found.location,
         params,
-        revision=controls.model.revision,
+        revision=found.revision,
         compute=DTYPES[controls.train.compute_dtype],
         device=str(device),
         remote_code=controls.model.trust_remote_code,
@@ -41,7 +41,11 @@ def side_by_side(record: Record, folder: Path, prompt: str, max_new_tokens: int)
 
 @torch.inference_mode()
 def answer(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", prompt: str, conversational: bool, max_new_tokens: int
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    conversational: bool,
+    max_new_tokens: int,
 ) -> str:
     """The greedy continuation of a prompt."""
     if conversational:
@@ -67,7 +71,8 @@ def _tuned(base: "PreTrainedModel", kept: Path, device: torch.device) -> "PreTra
     if (kept / "adapter_config.json").is_file():
         from peft import PeftModel
 
-        return PeftModel.from_pretrained(base, str(kept))  # type: ignore[no-any-return]  # peft is untyped
+        tuned: PreTrainedModel = PeftModel.from_pretrained(base, str(kept))
+        return tuned
     from transformers import AutoModelForCausalLM
 
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(

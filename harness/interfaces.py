@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from harness.record import Record, Step
-from harness.spec import Scalar, Training, Value
+from harness.spec import Training, Value
 from harness.trial import Trial
 
 if TYPE_CHECKING:

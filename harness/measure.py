@@ -3,6 +3,7 @@
 Instruments that need the device's library are handed in as a `Device`, so that nothing here imports it.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,10 +70,8 @@ class Stages:
 
 def reset_rss_peak() -> None:
     """Let the kernel forget this process's highest resident set (Linux, proc(5): clear_refs); elsewhere do nothing."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def rss_peak() -> int | None:

@@ -64,12 +64,16 @@ def split_params(method_name: str, quantization_name: str, params: Mapping[str, 
     known = {"learning_rate", *(name for owner in owners for name in owner.model_fields)}
     for name in params:
         if name not in known:
-            raise SpecError(f"{name} is not a parameter of {method_name} on {quantization_name}; {did_you_mean(name, known)}")
+            raise SpecError(
+                f"{name} is not a parameter of {method_name} on {quantization_name}; {did_you_mean(name, known)}"
+            )
     parts = []
     for owner in owners:
         try:
             parts.append(owner.model_validate({k: v for k, v in params.items() if k in owner.model_fields}))
         except ValidationError as error:
             first = error.errors()[0]
-            raise SpecError(f"params.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}") from error
+            raise SpecError(
+                f"params.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
+            ) from error
     return parts[0], parts[1]

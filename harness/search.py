@@ -157,7 +157,8 @@ def best(records: Iterable[Record], arm: str) -> Record | None:
 def _distribution(space: Range) -> BaseDistribution:
     if space.choices:
         return CategoricalDistribution(space.choices)
-    assert space.low is not None and space.high is not None
+    assert space.low is not None
+    assert space.high is not None
     if all(isinstance(v, int) or float(v).is_integer() for v in (space.low, space.high)) and not space.log:
         return IntDistribution(int(space.low), int(space.high))
     return FloatDistribution(space.low, space.high, log=space.log)

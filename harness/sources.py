@@ -30,9 +30,19 @@ class Source:
     digest: str
     """Hash of the files; for the hub its commit, or the revision's name where the hub cannot be asked."""
 
+    @property
+    def revision(self) -> str | None:
+        """What to hand to the loading library so that it takes exactly this content."""
+        return self.digest if self.kind == "hub" else None
 
-def find_model(source: ModelSource) -> Source:
-    """Raises NotReady when a hub model cannot be reached and is not in the cache."""
+
+def find_model(source: ModelSource, pinned: str | None = None) -> Source:
+    """Find a model; with `pinned`, a hub model at that commit, without asking the hub.
+
+    Raises:
+        DataError: there is no such folder, or it holds no model.
+        NotReady: a hub model cannot be reached and is not in the cache.
+    """
     if source.id == tiny.MODEL_ID:
         return Source("embedded", str(tiny.MODEL), _folder_digest(tiny.MODEL))
     folder = Path(source.id).expanduser()
@@ -42,11 +52,15 @@ def find_model(source: ModelSource) -> Source:
         return Source("local", str(folder), _folder_digest(folder))
     if source.id.startswith((".", "/", "~")) or source.id.count("/") != 1:
         raise DataError(f"controls.model.id: no folder {source.id!r}, and it is not a hub id (owner/name)")
-    return Source("hub", source.id, _hub_commit(source.id, source.revision, "model"))
+    return Source("hub", source.id, pinned or _hub_commit(source.id, source.revision, "model"))
 
 
-def find_data(source: DataSource) -> Source:
-    """Raises DataError when a local file is missing or of a kind that is not read, NotReady as `find_model`."""
+def find_data(source: DataSource, pinned: str | None = None) -> Source:
+    """Find a data set; `pinned` and NotReady as in `find_model`.
+
+    Raises:
+        DataError: a local file is missing or of a kind that is not read.
+    """
     if source.path == tiny.DATA_ID:
         return Source("embedded", str(tiny.TRAIN_FILE), _file_digest(tiny.TRAIN_FILE))
     path = Path(source.path).expanduser()
@@ -60,7 +74,7 @@ def find_data(source: DataSource) -> Source:
         return Source("local", str(path), _file_digest(path))
     if path.suffix.lower() in DATA_SUFFIXES or source.path.startswith((".", "/", "~")) or source.path.count("/") != 1:
         raise DataError(f"controls.data.path: no file {source.path!r}, and it is not a hub id (owner/name)")
-    return Source("hub", source.path, _hub_commit(source.path, source.revision, "dataset"))
+    return Source("hub", source.path, pinned or _hub_commit(source.path, source.revision, "dataset"))
 
 
 def _hub_commit(repo: str, revision: str | None, kind: Literal["model", "dataset"]) -> str:

@@ -5,9 +5,9 @@
     <store>/<study>/adapters/<trial>/             PEFT folders of confirmed runs
     <store>/<study>/{logs,wandb,data}/  search.journal
 
-Each table reads with plain pandas (`pd.read_parquet("results/x/trials")`) or DuckDB. A file is written under a temporary
-name and renamed; the row in `trials` comes last, so rows of other tables without it belong to a run that was cut off and
-are not read.
+Each table reads with plain pandas (`pd.read_parquet("results/x/trials")`) or DuckDB. A file is written under a
+temporary name and renamed; the row in `trials` comes last, so rows of other tables without it belong to a run that was
+cut off and are not read.
 """
 
 import json
@@ -25,7 +25,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import StoreError, did_you_mean
-from harness.record import SCHEMA_VERSION, SETTLED, Example, Record, Score, Stage, StageName, Step, TensorBytes, Training
+from harness.record import (
+    SCHEMA_VERSION,
+    SETTLED,
+    Example,
+    Record,
+    Score,
+    Stage,
+    StageName,
+    Step,
+    TensorBytes,
+    Training,
+)
 from harness.spec import StudySpec, Value, dump_study, load_study
 
 TABLES = ("trials", "scores", "examples", "steps", "stages")
@@ -80,6 +91,14 @@ class StudyStore:
     def spec(self) -> StudySpec:
         return load_study(self.folder / "study.yaml")
 
+    def pins(self) -> dict[str, str]:
+        """The digests of model and data that the study began with."""
+        path = self.folder / "pins.json"
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+    def pin(self, pins: dict[str, str]) -> None:
+        _write_text(self.folder / "pins.json", json.dumps(pins))
+
     def write(self, record: Record) -> None:
         """Add a record. Its row in `trials` comes last and makes the others count."""
         name = f"{record.trial_id}-{record.attempt}.parquet"
@@ -93,10 +112,7 @@ class StudyStore:
         stages = self.table("stages")
         by_scores = dict(list(scores.groupby("trial_id"))) if len(scores) else {}
         by_stages = dict(list(stages.groupby("trial_id"))) if len(stages) else {}
-        return [
-            _record(row, by_scores.get(row["trial_id"]), by_stages.get(row["trial_id"]))
-            for row in trials.to_dict("records")
-        ]
+        return [_record(row, by_scores.get(row["trial_id"]), by_stages.get(row["trial_id"])) for row in _dicts(trials)]
 
     def table(self, table: str) -> pd.DataFrame:
         """One table over all trials, latest attempts only.
@@ -123,13 +139,19 @@ class StudyStore:
 
 
 def _latest(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.groupby("trial_id", as_index=False)["attempt"].max()
+    return frame.groupby("trial_id")["attempt"].max().reset_index()
 
 
 def _rows(record: Record) -> dict[str, list[dict[str, Any]]]:
     """A record as rows of the five tables, each with what identifies it."""
     trial = record.trial
-    key = {"trial_id": record.trial_id, "attempt": record.attempt, "arm": trial.arm, "phase": trial.phase, "seed": trial.seed}
+    key = {
+        "trial_id": record.trial_id,
+        "attempt": record.attempt,
+        "arm": trial.arm,
+        "phase": trial.phase,
+        "seed": trial.seed,
+    }
     plain = record.model_dump(exclude={"train", "memory", "stages", "steps", "scores", "examples", "trial"})
     row: dict[str, Any] = {
         **key,
@@ -165,7 +187,9 @@ def _record(row: dict[str, Any], scores: pd.DataFrame | None, stages: pd.DataFra
         if name in row and name not in fields and name not in {"train", "memory"}:
             fields[name] = row[name]
     if row.get("train_steps") is not None:
-        fields["train"] = {k.removeprefix("train_"): v for k, v in row.items() if k.startswith("train_") and k != "train_seconds"}
+        fields["train"] = {
+            k.removeprefix("train_"): v for k, v in row.items() if k.startswith("train_") and k != "train_seconds"
+        }
     if row.get("weights_bytes") is not None:
         fields["memory"] = {k: row[f"{k}_bytes"] for k in ("weights", "adapter", "gradients", "optimizer", "step_peak")}
     fields["scores"] = _values(scores, {"trial_id", "attempt", "arm", "phase", "seed"})
@@ -177,7 +201,11 @@ def _values(frame: pd.DataFrame | None, without: Iterable[str]) -> list[dict[str
     if frame is None:
         return []
     kept = frame.drop(columns=list(without))
-    return [{k: None if _missing(v) else v for k, v in row.items()} for row in kept.to_dict("records")]
+    return [{k: None if _missing(v) else v for k, v in row.items()} for row in _dicts(kept)]
+
+
+def _dicts(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
 
 
 def _missing(value: Any) -> bool:
@@ -197,7 +225,9 @@ def _arrow_type(annotation: Any) -> pa.DataType:
     return {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}.get(annotation, pa.string())
 
 
-def _columns(model: type[Value], prefix: str = "", suffix: str = "", without: Iterable[str] = ()) -> list[tuple[str, pa.DataType]]:
+def _columns(
+    model: type[Value], prefix: str = "", suffix: str = "", without: Iterable[str] = ()
+) -> list[tuple[str, pa.DataType]]:
     return [
         (f"{prefix}{name}{suffix}", _arrow_type(field.annotation))
         for name, field in model.model_fields.items()
@@ -207,7 +237,13 @@ def _columns(model: type[Value], prefix: str = "", suffix: str = "", without: It
 
 def _schemas() -> dict[str, pa.Schema]:
     """Every table's columns, the same in every file, so that a folder reads as one table."""
-    key = [("trial_id", pa.string()), ("attempt", pa.int64()), ("arm", pa.string()), ("phase", pa.string()), ("seed", pa.int64())]
+    key = [
+        ("trial_id", pa.string()),
+        ("attempt", pa.int64()),
+        ("arm", pa.string()),
+        ("phase", pa.string()),
+        ("seed", pa.int64()),
+    ]
     own = {"trial_id", "attempt", "trial", "train", "memory", "stages", "steps", "scores", "examples"}
     trials = [
         *key,
@@ -222,7 +258,7 @@ def _schemas() -> dict[str, pa.Schema]:
         ("peak_bytes", pa.int64()),
         ("trial", pa.string()),
     ]
-    rows = {"scores": Score, "examples": Example, "steps": Step, "stages": Stage}
+    rows: dict[str, type[Value]] = {"scores": Score, "examples": Example, "steps": Step, "stages": Stage}
     metadata = {SCHEMA_KEY: str(SCHEMA_VERSION).encode()}
     return {
         "trials": pa.schema(trials, metadata=metadata),
@@ -244,7 +280,9 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(f"{path}: not a results file: {error}", "move it out of the store; its trial runs again") from error
+        raise StoreError(
+            f"{path}: not a results file: {error}", "move it out of the store; its trial runs again"
+        ) from error
     version = int((table.schema.metadata or {}).get(SCHEMA_KEY, b"0"))
     if version > SCHEMA_VERSION:
         raise StoreError(

@@ -7,8 +7,9 @@ from typing import Protocol
 
 import filelock
 
-from harness import plugins, sources
-from harness.errors import HarnessError, SpecError
+from harness import sources
+from harness.checks import check_arms
+from harness.errors import SpecError, StoreError
 from harness.interfaces import Event, Interrupted, Job, Launcher
 from harness.record import SETTLED, Record
 from harness.search import ArmSearch, Asked, best, open_storage
@@ -46,22 +47,6 @@ class Outcome:
         return [r for r in self.records if r.status in {"failed", "killed"}]
 
 
-def check_arms(spec: StudySpec) -> None:
-    """Raises PluginError or SpecError for an arm that no trial could run."""
-    for name, arm in spec.arms.items():
-        try:
-            method, quantization = plugins.method(arm.method), plugins.quantization(arm.quantization)
-            starts: dict[str, Scalar] = {k: (r.choices or [r.low or r.high or 0])[0] for k, r in arm.search.items()}
-            plugins.split_params(arm.method, arm.quantization, {**arm.params, **starts})
-        except HarnessError as error:
-            raise type(error)(f"arms.{name}: {error.message}", error.remedy) from error
-        if quantization.bits < 16 and not method.trains_quantized_base:
-            raise SpecError(
-                f"arms.{name}: {arm.method} cannot train a base stored in {arm.quantization}",
-                "method: lora, or quantization: bf16",
-            )
-
-
 def run_study(
     spec: StudySpec,
     store: Store,
@@ -79,7 +64,6 @@ def run_study(
         StoreError: the folder holds another question; SpecError, PluginError, DataError, NotReady: as they say.
     """
     check_arms(spec)
-    model, data = sources.find_model(spec.controls.model), sources.find_data(spec.controls.data)
     study_store = store.open(spec)
     lock = filelock.FileLock(study_store.folder / ".lock", timeout=0)
     try:
@@ -89,8 +73,31 @@ def run_study(
             f"another command is running study {spec.name} in {study_store.folder}", "wait for it, or stop it first"
         ) from error
     with lock:
-        plan = _Plan(spec, study_store, model.digest, data.digest, retry_failed)
+        model, data = _pinned(spec, study_store)
+        plan = _Plan(spec, study_store, model, data, retry_failed)
         return _drive(plan, launcher, watcher, trackers or {})
+
+
+def _pinned(spec: StudySpec, store: StudyStore) -> tuple[str, str]:
+    """The digests of model and data that this study began with, found now when it begins.
+
+    A hub repository may have moved on since; its commit of then is used. A file that has changed is refused: its
+    results and the earlier ones would not be about the same thing.
+    """
+    pins = store.pins()
+    found = {
+        "model": sources.find_model(spec.controls.model, pins.get("model")),
+        "data": sources.find_data(spec.controls.data, pins.get("data")),
+    }
+    for name, source in found.items():
+        if pins.get(name, source.digest) != source.digest:
+            raise StoreError(
+                f"{source.location} has changed since study {spec.name} began",
+                f"put it back, or give the study another name: name={spec.name}-2",
+            )
+        pins.setdefault(name, source.digest)
+    store.pin(pins)
+    return pins["model"], pins["data"]
 
 
 @dataclass
@@ -257,4 +264,3 @@ class _Teller:
 
     def __call__(self, event: Event) -> None:
         self.watcher.event(self.trial, event)
-

@@ -131,12 +131,13 @@ def sentence(spec: StudySpec, metric: str, arms: Sequence[ArmRow], comparison: C
     ):  # fmt: skip
         some = [v for v in comparison.verdicts if v.label == label]
         if some:
-            parts.append(f"{_list([f'{v.arm} ({_difference(v)})' for v in some])} {_is(some)} shown to be {words} {baseline}")
+            parts.append(
+                f"{_list([f'{v.arm} ({_difference(v)})' for v in some])} {_is(some)} shown to be {words} {baseline}"
+            )
     open_ = [v for v in comparison.verdicts if v.label == "not shown"]
     if open_:
-        parts.append(
-            f"{_list([f'{v.arm} ({_difference(v)})' for v in open_])} cannot be told apart from {baseline}: not enough data"
-        )
+        listed = _list([f"{v.arm} ({_difference(v)})" for v in open_])
+        parts.append(f"{listed} cannot be told apart from {baseline}: not enough data")
     refused = [v for v in comparison.verdicts if v.label == "not enough data"]
     parts += [f"nothing can be said of {v.arm}: {v.reason}" for v in refused]
     items = max(v.items for v in comparison.verdicts)
@@ -150,12 +151,17 @@ def caveats(spec: StudySpec, arms: Sequence[ArmRow], records: Sequence[Record]) 
     found = []
     edge = [a.arm for a in arms if a.at_edge]
     if edge:
-        found.append(f"best learning rate at the edge of what was tried: {', '.join(edge)}; a better one may lie beyond")
+        found.append(
+            f"best learning rate at the edge of what was tried: {', '.join(edge)}; a better one may lie beyond"
+        )
     budgets = {a.search_trials for a in arms}
     if len(budgets) > 1:
         found.append("tuning budgets differ: " + ", ".join(f"{a.arm} {a.search_trials}" for a in arms))
     lost = Counter((r.trial.arm, r.status) for r in records if r.status != "done")
-    found += [f"{arm}: {count} run{'s' if count > 1 else ''} {status.replace('_', ' ')}" for (arm, status), count in lost.items()]
+    found += [
+        f"{arm}: {count} run{'s' if count > 1 else ''} {status.replace('_', ' ')}"
+        for (arm, status), count in lost.items()
+    ]
     versions = {tuple(sorted(r.environment.get("packages", {}).items())) for r in records if r.environment}
     if len(versions) > 1:
         found.append("runs were made with different package versions, which moves scores")
@@ -193,7 +199,9 @@ def _row(spec: StudySpec, name: str, records: Sequence[Record], metric: str) -> 
         peak_bytes=max((p for r in judged if (p := peak_bytes(r)) is not None), default=None),
         train_seconds=_mean([s.seconds for r in judged for s in r.stages if s.stage == "train"]),
         tokens_per_second=_mean([r.train.tokens_per_second for r in judged if r.train and r.train.tokens_per_second]),
-        energy_joules=_mean([s.energy_joules for r in judged for s in r.stages if s.stage == "train" and s.energy_joules]),
+        energy_joules=_mean(
+            [s.energy_joules for r in judged for s in r.stages if s.stage == "train" and s.energy_joules]
+        ),
         search_trials=len(search),
         search_seconds=sum(r.seconds for r in search),
         statuses=dict(Counter(r.status for r in mine)),
@@ -213,7 +221,8 @@ def _measured(records: Sequence[Record], metric: str) -> Measured | None:
     if not values:
         return None
     bounds = mean_interval(values)
-    return Measured(sum(values) / len(values), *(bounds[1:] if bounds else (None, None)), len(values))
+    low, high = bounds[1:] if bounds else (None, None)
+    return Measured(sum(values) / len(values), low, high, len(values))
 
 
 def _retention(records: Sequence[Record]) -> dict[str, float]:

@@ -41,7 +41,7 @@ class Trained:
 
 
 @dataclass
-class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+class _Watch(TrainerCallback):
     """Times every step, passes on what is logged and stops a run that has diverged."""
 
     on_step: Callable[[Step, int], None]
@@ -64,7 +64,12 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
         self.step_seconds.append(time.perf_counter() - self.step_began)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
     ) -> None:
         if not logs or "loss" not in logs:
             return
@@ -83,7 +88,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]  # transformers is untyped 
 
 
 def divergence(losses: Sequence[float], factor: float, window: int = 5) -> str | None:
-    """What is wrong with a course of losses: not finite, or the mean of the last `window` above `factor` x the first."""
+    """What is wrong with a course of losses: not finite, or the last `window` on average above `factor` x the first."""
     if not math.isfinite(losses[-1]):
         return f"loss is {losses[-1]}"
     if len(losses) >= 2 * window:
@@ -234,7 +239,9 @@ def _measure_step(
     return peak, gradients
 
 
-def _summary(model: "PreTrainedModel", watch: _Watch, collator: _CountingCollator, settings: Training) -> record.Training:
+def _summary(
+    model: "PreTrainedModel", watch: _Watch, collator: _CountingCollator, settings: Training
+) -> record.Training:
     per_step = settings.batch // (settings.micro_batch or settings.batch)
     steps = len(watch.step_seconds)
     used = collator.batches[: steps * per_step]  # the loader reads one batch ahead
@@ -262,6 +269,8 @@ def _resolved(trainer: SFTTrainer, model: "PreTrainedModel") -> dict[str, Any]:
     return {
         "trainer": arguments,
         "adapter_dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in adapter}),
-        "trainable_dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}),
+        "trainable_dtypes": sorted(
+            {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
+        ),
         "optimizer_state_dtypes": sorted({str(t.dtype).removeprefix("torch.") for t in state}),
     }

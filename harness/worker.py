@@ -109,16 +109,20 @@ def follow_the_stages(run: Run) -> None:
     method_params, quantization_params = plugins.split_params(trial.method, trial.quantization, trial.params)
 
     with run.stage("load"):
-        found = sources.find_model(controls.model)
-        tokenizer = load_tokenizer(found.location, controls.model.revision, controls.model.trust_remote_code)
+        found = sources.find_model(controls.model, trial.model_digest)
+        tokenizer = load_tokenizer(found.location, found.revision, controls.model.trust_remote_code)
         rows = prepare(
-            controls.data, sources.find_data(controls.data), tokenizer, controls.train.max_length, run.job.folder / "data"
+            controls.data,
+            sources.find_data(controls.data, trial.data_digest),
+            tokenizer,
+            controls.train.max_length,
+            run.job.folder / "data",
         )
         run.data = rows.facts
         model = quantization.load(
             found.location,
             quantization_params,
-            revision=controls.model.revision,
+            revision=found.revision,
             compute=DTYPES[controls.train.compute_dtype],
             device=str(run.device),
             remote_code=controls.model.trust_remote_code,
@@ -224,7 +228,9 @@ def _save(run: Run, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBas
     return str(kept)
 
 
-def _resolved(model: "PreTrainedModel", params: Any, method: dict[str, Any], quantization: dict[str, Any]) -> dict[str, Any]:
+def _resolved(
+    model: "PreTrainedModel", params: Any, method: dict[str, Any], quantization: dict[str, Any]
+) -> dict[str, Any]:
     config = getattr(model, "hf_quantizer", None)
     settings = config.quantization_config.to_dict() if config is not None else {}
     return {

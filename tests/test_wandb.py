@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -195,7 +197,7 @@ def test_a_server_lost_during_the_run_leaves_the_whole_run_on_disk(
 
 
 def test_sent_again_a_run_overwrites_itself(store: StudyStore, make_record: MakeRecord) -> None:
-    # with resume="allow" the client asks for the rows on the server and appends to them
+    # a client that resumes asks for the state of the run on the server (RunResumeStatus) and appends to its rows
     store.write(make_record())
     with WandbServer() as server:
         environment = {"WANDB_API_KEY": SECRET[:40], "WANDB_BASE_URL": server.url, "WANDB_RESUME": "allow"}
@@ -206,6 +208,7 @@ def test_sent_again_a_run_overwrites_itself(store: StudyStore, make_record: Make
         again = sync("--store", str(store.folder.parent), **environment)
     assert [first.exit_code, again.exit_code] == [0, 0]
     assert "1 run sent" in first.stderr
+    assert "RunResumeStatus" not in server.asked
     assert [row["_step"] for row in server.rows] == [1, 2, 3]
     assert tracker.unsent(store.folder / "wandb") == []
 
@@ -219,6 +222,21 @@ def test_online_without_a_key_falls_back_without_asking(
     folder = track(make_record(), tmp_path, mode="online")
     assert folder.name.startswith("offline-run-")
     assert time.monotonic() - began < 10
+
+
+def test_the_client_is_imported_when_asked_for_and_starts_nothing() -> None:
+    code = (
+        "import sys, threading; from harness.trackers import wandb; before = 'wandb' in sys.modules; wandb.preload();"
+        "print(before, 'wandb.sdk.launch.inputs.internal' in sys.modules, threading.active_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "1"]
+
+
+def test_the_server_probed_is_the_one_the_client_uses() -> None:
+    from wandb.sdk.lib.urls import DEFAULT_BASE_URL
+
+    assert DEFAULT_BASE_URL == _connection.DEFAULT_URL
 
 
 def no_probe(host: str, port: int) -> bool:

@@ -132,7 +132,8 @@ def outcome(record: Record) -> str:
     """One line about a run that ended."""
     if record.status != "done":
         kept = "will run again" if record.status in {"killed", "failed"} else "kept as a result"
-        return f"{record.status.upper().replace('_', ' ')}  {record.trial_id}  {record.trial.label}: {record.detail} [{kept}]"
+        status = record.status.upper().replace("_", " ")
+        return f"{status}  {record.trial_id}  {record.trial.label}: {record.detail} [{kept}]"
     loss = record.score("validation_loss")
     scores = [f"{s.task} {s.value:.3f}" for s in record.scores if s.role == "target"]
     shown = "  ".join([f"validation loss {loss:.3f}"] * (loss is not None) + scores)

@@ -16,7 +16,18 @@ WIDTH = 150
 
 def render(summary: Summary) -> str:
     """The table per arm, the sentence and what limits it."""
-    head = ["arm", "base", summary.metric, "test loss", *_retained(summary), "chosen lr", "peak memory", "train time", "tokens/s", "runs"]
+    head = [
+        "arm",
+        "base",
+        summary.metric,
+        "test loss",
+        *_retained(summary),
+        "chosen lr",
+        "peak memory",
+        "train time",
+        "tokens/s",
+        "runs",
+    ]
     rows = [_cells(row, summary) for row in summary.arms]
     zero = summary.zero_shot
     if zero:
@@ -35,7 +46,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A plain table, as wide as the terminal needs or `WIDTH` where there is none."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(head):
-        grid.add_column(name.replace("/", "/\n"), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0)
+        grid.add_column(
+            name.replace("/", "/\n"), justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0
+        )
     for row in rows:
         grid.add_row(*row)
     terminal = Console()

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @click.argument("a")
 @click.argument("b")
 @click.option("--study", help="Name of the study.  [default: the only one in the store]")
-@click.option("--margin", type=click.FloatRange(0), help="Differences up to this do not matter.  [default: the study's]")
+@click.option(
+    "--margin", type=click.FloatRange(0), help="Differences up to this do not matter.  [default: the study's]"
+)
 @store_option
 @json_option
 def command(a: str, b: str, study: str | None, margin: float | None, store: Path, as_json: bool) -> int:
@@ -101,7 +103,7 @@ def _metric(scores: "pd.DataFrame", name: str, a: str, b: str, margin: float, be
         "reason": verdict.reason,
         "seeds": verdict.seeds,
         "items": verdict.items,
-        "per_seed": {int(s): float(v) for s, v in (seeds[a] - seeds[b]).items()},
+        "per_seed": {str(s): float(v) for s, v in (seeds[a] - seeds[b]).items()},
         "flips": _flips(scores, a, b),
     }
 
@@ -154,8 +156,9 @@ def _text(found: dict[str, Any], a: str, b: str) -> str:
     for m in found["metrics"]:
         interval = "no interval" if m["low"] is None else f"95% interval [{m['low']:+.3f}, {m['high']:+.3f}]"
         lines.append(
-            f"{m['metric']:<28} {a} {m['means'][a]:.3f}   {b} {m['means'][b]:.3f}   difference {m['difference']:+.3f}   "
-            f"{interval}   {m['items']} items x {m['seeds']} seeds   {m['verdict']}" + (f": {m['reason']}" if m["reason"] else "")
+            f"{m['metric']:<28} {a} {m['means'][a]:.3f}   {b} {m['means'][b]:.3f}   "
+            f"difference {m['difference']:+.3f}   {interval}   {m['items']} items x {m['seeds']} seeds   {m['verdict']}"
+            + (f": {m['reason']}" if m["reason"] else "")
         )
         if m is found["metrics"][0]:
             lines.append("  per seed    " + "  ".join(f"{v:+.3f}" for v in m["per_seed"].values()))

@@ -51,11 +51,11 @@ def command(
     from harness.summary import summarise
 
     spec = load_study(find_study(study), overrides)
+    checks.check_arms(spec)
     for warning in checks.require(spec, store):
         click.echo(f"warning: {warning.what}", err=True)
-    from harness.study import check_arms, run_study  # imports Optuna, which is not needed to refuse a study
+    from harness.study import run_study  # imports Optuna, which is not needed to refuse a study
 
-    check_arms(spec)
     results = Store(store)
     folder = results.open(spec).folder
     gpus = [] if spec.controls.device == "cpu" else [g["index"] for g in environment.gpus()]
@@ -80,7 +80,8 @@ def command(
         click.echo(render(summary))
         click.echo(f"\nmore: harness show {spec.name}, harness compare ARM ARM --study {spec.name}", err=True)
     for record in outcome.failed:
-        click.echo(f"{record.status}: {record.trial_id} {record.trial.label}: {record.detail}; log: {folder / (record.log_path or '')}", err=True)
+        log = folder / (record.log_path or "")
+        click.echo(f"{record.status}: {record.trial_id} {record.trial.label}: {record.detail}; log: {log}", err=True)
     if outcome.failed:
         click.echo("run them again with --retry-failed once the cause is mended", err=True)
         return 3

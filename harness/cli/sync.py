@@ -95,16 +95,16 @@ def send(paths: Sequence[Path], client: Callable[[Sequence[Path]], str]) -> str:
 
 
 def _client(environment: Mapping[str, str]) -> Callable[[Sequence[Path]], str]:
-    """`wandb sync` in a process of its own, which can neither ask nor hang."""
-    # resuming appends: a run sent twice would have its rows twice
-    clean = {k: v for k, v in environment.items() if k != "WANDB_RESUME"}
+    """`wandb sync` in a process of its own, which can neither ask nor hang; it returns what it said last."""
+    # a resumed run is appended to: sent twice, it would have its rows twice
+    variables = {k: v for k, v in environment.items() if k != "WANDB_RESUME"}
 
     def call(paths: Sequence[Path]) -> str:
         limit = SECONDS_PER_CALL + SECONDS_PER_RUN * len(paths)
         try:
             ended = subprocess.run(
                 [sys.executable, "-m", "wandb", "sync", *_texts(paths)],
-                env=clean,
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

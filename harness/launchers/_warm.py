@@ -1,5 +1,6 @@
 """What the warm server imports before it forks trials on a CPU: the whole stack, quietly."""
 
+import contextlib
 import importlib
 import logging
 
@@ -7,7 +8,5 @@ import logging
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 for name in ("harness.worker", "lm_eval", "lm_eval.models.huggingface", "bitsandbytes", "wandb"):
-    try:
+    with contextlib.suppress(ImportError):  # optional here; a trial that needs it says so itself
         importlib.import_module(name)
-    except ImportError:  # optional here; a trial that needs it says so itself
-        pass

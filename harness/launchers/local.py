@@ -50,8 +50,8 @@ class Local:
         self.slots = len(self.gpus) or workers or os.cpu_count() or 1
         self.threads = 1 if not self.gpus else max(1, (os.cpu_count() or 1) // self.slots)
         self._free: queue.Queue[int | None] = queue.Queue()
-        for slot in self.gpus or [None] * self.slots:
-            self._free.put(slot)
+        for slot in range(self.slots):
+            self._free.put(self.gpus[slot] if self.gpus else None)
         self._context = multiprocessing.get_context("forkserver")
         self._live: dict[str, Any] = {}
         self._lock = threading.Lock()

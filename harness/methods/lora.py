@@ -1,7 +1,8 @@
 """LoRA (Hu et al. 2021, arXiv:2106.09685): a low-rank update beside each frozen linear layer.
 
 `rslora` scales by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732) and `dora` trains the magnitude apart from
-the direction (Liu et al. 2024, arXiv:2402.09353). On a 4-bit base this is QLoRA (Dettmers et al. 2023, arXiv:2305.14314).
+the direction (Liu et al. 2024, arXiv:2402.09353). On a 4-bit base this is QLoRA (Dettmers et al. 2023,
+arXiv:2305.14314).
 """
 
 from typing import TYPE_CHECKING

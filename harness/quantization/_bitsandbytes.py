@@ -72,7 +72,14 @@ class FourBit:
         self.table = table
 
     def load(
-        self, folder: str, params: Value, *, revision: str | None, compute: "torch.dtype", device: str, remote_code: bool
+        self,
+        folder: str,
+        params: Value,
+        *,
+        revision: str | None,
+        compute: "torch.dtype",
+        device: str,
+        remote_code: bool,
     ) -> "PreTrainedModel":
         assert isinstance(params, FourBitParams)
         config = {

@@ -25,7 +25,14 @@ class Dense:
         self.bits = bits
 
     def load(
-        self, folder: str, params: Value, *, revision: str | None, compute: "torch.dtype", device: str, remote_code: bool
+        self,
+        folder: str,
+        params: Value,
+        *,
+        revision: str | None,
+        compute: "torch.dtype",
+        device: str,
+        remote_code: bool,
     ) -> "PreTrainedModel":
         import torch
         from transformers import AutoModelForCausalLM

@@ -29,7 +29,14 @@ class Int8:
     packages: tuple[str, ...] = ("bitsandbytes",)
 
     def load(
-        self, folder: str, params: Value, *, revision: str | None, compute: "torch.dtype", device: str, remote_code: bool
+        self,
+        folder: str,
+        params: Value,
+        *,
+        revision: str | None,
+        compute: "torch.dtype",
+        device: str,
+        remote_code: bool,
     ) -> "PreTrainedModel":
         assert isinstance(params, Params)
         config = {"load_in_8bit": True, "llm_int8_threshold": params.threshold}

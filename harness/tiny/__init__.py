@@ -1,4 +1,4 @@
-"""Where the embedded default lies: a small Llama that was pretrained on an invented world, and tasks from that world."""
+"""Where the embedded default lies: a small Llama pretrained on an invented world, and tasks from that world."""
 
 from pathlib import Path
 

@@ -50,7 +50,9 @@ def main() -> None:
     probes = probe(model, tokenizer, invented)
     print(json.dumps(probes))
     if probes["facts"] < FACTS_NEEDED or probes["sort_up"] < SORTS_NEEDED:
-        raise SystemExit(f"not kept: the base must reach facts {FACTS_NEEDED} and sort_up {SORTS_NEEDED}; try more --steps")
+        raise SystemExit(
+            f"not kept: the base must reach facts {FACTS_NEEDED} and sort_up {SORTS_NEEDED}; try more --steps"
+        )
     folder = options.out / "model"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

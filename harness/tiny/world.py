@@ -29,22 +29,38 @@ class Attribute:
 
 
 ATTRIBUTES = (
-    Attribute("city", CITIES,
-              ("{who} lives in {value}.", "The home of {who} is {value}.", "{value} is where {who} lives."),
-              ("Where does {who} live?", "In which place is the home of {who}?")),
-    Attribute("job", JOBS,
-              ("{who} works as a {value}.", "The job of {who} is {value}.", "As a {value}, {who} earns a living."),
-              ("What is the job of {who}?", "What does {who} work as?")),
-    Attribute("pet", PETS,
-              ("{who} keeps a {value}.", "The pet of {who} is a {value}.", "A {value} belongs to {who}."),
-              ("Which pet does {who} keep?", "What animal belongs to {who}?")),
-    Attribute("food", FOODS,
-              ("{who} likes {value}.", "The favourite food of {who} is {value}.", "Nothing pleases {who} like {value}."),
-              ("What does {who} like to eat?", "What is the favourite food of {who}?")),
-    Attribute("colour", COLOURS,
-              ("{who} wears {value}.", "The coat of {who} is {value}.", "In {value} {who} is seen."),
-              ("What colour does {who} wear?", "What is the colour of the coat of {who}?")),
+    Attribute(
+        "city",
+        CITIES,
+        ("{who} lives in {value}.", "The home of {who} is {value}.", "{value} is where {who} lives."),
+        ("Where does {who} live?", "In which place is the home of {who}?"),
+    ),
+    Attribute(
+        "job",
+        JOBS,
+        ("{who} works as a {value}.", "The job of {who} is {value}.", "As a {value}, {who} earns a living."),
+        ("What is the job of {who}?", "What does {who} work as?"),
+    ),
+    Attribute(
+        "pet",
+        PETS,
+        ("{who} keeps a {value}.", "The pet of {who} is a {value}.", "A {value} belongs to {who}."),
+        ("Which pet does {who} keep?", "What animal belongs to {who}?"),
+    ),
+    Attribute(
+        "food",
+        FOODS,
+        ("{who} likes {value}.", "The favourite food of {who} is {value}.", "Nothing pleases {who} like {value}."),
+        ("What does {who} like to eat?", "What is the favourite food of {who}?"),
+    ),
+    Attribute(
+        "colour",
+        COLOURS,
+        ("{who} wears {value}.", "The coat of {who} is {value}.", "In {value} {who} is seen."),
+        ("What colour does {who} wear?", "What is the colour of the coat of {who}?"),
+    ),
 )
+
 
 @dataclass(frozen=True)
 class World:
