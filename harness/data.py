@@ -202,7 +202,7 @@ def render(messages: Sequence[Mapping[str, str]], tokenizer: "PreTrainedTokenize
 
 
 def split_markup(text: str) -> list[dict[str, str]]:
-    """A conversation written into one text, as in guanaco's two editions: `[INST] ..` or `### Human: ..`; else empty."""
+    """A conversation written into one text, as in guanaco's editions: `[INST] ..` or `### Human: ..`; else empty."""
     if "[INST]" in text and "[/INST]" in text:
         messages: list[dict[str, str]] = []
         for part in text.split("[INST]")[1:]:

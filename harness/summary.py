@@ -149,6 +149,8 @@ def sentence(spec: StudySpec, metric: str, arms: Sequence[ArmRow], comparison: C
 def caveats(spec: StudySpec, arms: Sequence[ArmRow], records: Sequence[Record]) -> list[str]:
     """What a reader has to know before trusting the table."""
     found = []
+    if any(r.resolved.get("random_weights") for r in records):
+        found.append("the base has random weights: time and memory are real, scores mean nothing")
     edge = [a.arm for a in arms if a.at_edge]
     if edge:
         found.append(

@@ -241,6 +241,7 @@ def _resolved(
         "attention": str(getattr(model.config, "_attn_implementation", "")),
         "threads": torch.get_num_threads(),
         "device": str(model.device),
+        "random_weights": bool(getattr(model.config, "harness_random_weights", False)),
     }
 
 

@@ -143,9 +143,9 @@ def write_tasks(invented: world.World, folder: Path, seed: int) -> None:
     rng = random.Random(f"tasks-{seed}")
     taken: set[str] = set()
     test_lists = world.distinct_lists(rng, 300, taken)
-    train_lists = world.distinct_lists(rng, 1600, taken)
+    train_lists = world.distinct_lists(rng, 2000, taken)
     up_lists = world.distinct_lists(rng, 200, taken)
-    train = [world.sort_down(d) for d in train_lists[:1000]] + [world.second_largest(d) for d in train_lists[1000:]]
+    train = [world.sort_down(d) for d in train_lists[:1200]] + [world.second_largest(d) for d in train_lists[1200:]]
     rng.shuffle(train)
     facts = [
         _choice(a.questions[0].format(who=w), values[a.name], a.values)
