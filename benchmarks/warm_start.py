@@ -1,4 +1,4 @@
-"""What the warm fork server saves: starting a trial's process from it against a cold interpreter that imports the stack.
+"""What the warm fork server saves: a trial forked from it against a cold interpreter that imports the stack.
 
     python benchmarks/warm_start.py [--repeats 5]
 

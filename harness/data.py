@@ -116,6 +116,18 @@ def read_rows(source: DataSource, found: Source) -> list[Row]:
     return rows
 
 
+def check(source: DataSource, found: Source) -> None:
+    """Look at the rows as far as that goes without a tokenizer, so that a mistake ends the command and not each trial.
+
+    Raises:
+        DataError: as `read_rows`, `recognise` and `split_rows`.
+    """
+    if found.kind != "hub":
+        rows = read_rows(source, found)
+        recognise(rows[0].keys(), source)
+        split_rows([str(i) for i in range(min(len(rows), source.rows or len(rows)))], source)
+
+
 def recognise(columns: Iterable[str], source: DataSource) -> tuple[str, dict[str, str]]:
     """The format of rows with these columns, and our name of each column to theirs.
 

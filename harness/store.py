@@ -192,16 +192,20 @@ def _record(row: dict[str, Any], scores: pd.DataFrame | None, stages: pd.DataFra
         }
     if row.get("weights_bytes") is not None:
         fields["memory"] = {k: row[f"{k}_bytes"] for k in ("weights", "adapter", "gradients", "optimizer", "step_peak")}
-    fields["scores"] = _values(scores, {"trial_id", "attempt", "arm", "phase", "seed"})
-    fields["stages"] = _values(stages, {"trial_id", "attempt", "arm", "phase", "seed"})
+    fields["scores"] = _values(scores, Score)
+    fields["stages"] = _values(stages, Stage)
     return Record.model_validate(fields)
 
 
-def _values(frame: pd.DataFrame | None, without: Iterable[str]) -> list[dict[str, Any]]:
+def _values(frame: pd.DataFrame | None, model: type[Value]) -> list[dict[str, Any]]:
+    """Rows as fields of the model. NaN means none where a field may be missing, and NaN where it must be there."""
     if frame is None:
         return []
-    kept = frame.drop(columns=list(without))
-    return [{k: None if _missing(v) else v for k, v in row.items()} for row in _dicts(kept)]
+    fields = {k: f.is_required() for k, f in model.model_fields.items() if k in frame.columns}
+    return [
+        {k: None if _missing(row[k]) and not required else row[k] for k, required in fields.items()}
+        for row in _dicts(frame)
+    ]
 
 
 def _dicts(frame: pd.DataFrame) -> list[dict[str, Any]]:

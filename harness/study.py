@@ -1,6 +1,6 @@
 """Bring the store up to date with a study: run what is missing, in an order that is the same each time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -9,6 +9,7 @@ import filelock
 
 from harness import sources
 from harness.checks import check_arms
+from harness.data import check as check_data
 from harness.errors import SpecError, StoreError
 from harness.interfaces import Event, Interrupted, Job, Launcher
 from harness.record import SETTLED, Record
@@ -20,11 +21,14 @@ from harness.trial import ZERO_SHOT, Phase, Trial
 TRIES_WHEN_KILLED = 2
 """How often one command runs a trial that something outside it kills."""
 
+HOPELESS = 3
+"""A study whose first so many runs all fail stops: the rest would fail the same way."""
+
 
 class Watcher(Protocol):
     """Who is told how a study goes."""
 
-    def begin(self, total: int, done: int) -> None: ...
+    def begin(self, total: int, done: Sequence[Record]) -> None: ...
 
     def started(self, trial: Trial) -> None: ...
 
@@ -64,6 +68,7 @@ def run_study(
         StoreError: the folder holds another question; SpecError, PluginError, DataError, NotReady: as they say.
     """
     check_arms(spec)
+    check_data(spec.controls.data, sources.find_data(spec.controls.data))
     study_store = store.open(spec)
     lock = filelock.FileLock(study_store.folder / ".lock", timeout=0)
     try:
@@ -132,8 +137,8 @@ class _Plan:
         return 1 + len(self.spec.arms) * (self.spec.search.trials + len(self.spec.confirm.seeds))
 
     @property
-    def done(self) -> int:
-        return sum(not self._again(r) for r in self.records.values())
+    def done(self) -> list[Record]:
+        return [r for r in self.records.values() if not self._again(r)]
 
     def next(self) -> Trial | None:
         """The next trial that may start now: the zero-shot baseline, then tuning with the arms in turn, then the
@@ -248,6 +253,8 @@ def _drive(plan: _Plan, launcher: Launcher, watcher: Watcher, trackers: Mapping[
                 plan.settle(record)
                 ran += 1
                 watcher.finished(record, plan.total)
+            if ran >= HOPELESS and all(r.status == "failed" for r in plan.records.values()):
+                return Outcome(list(plan.records.values()), ran)
     except (KeyboardInterrupt, Interrupted):
         return Outcome(list(plan.records.values()), ran, interrupted=True)
     finally:

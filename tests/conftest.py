@@ -2,15 +2,20 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness.record import Record, Score, Stage, Step, TensorBytes, Training
-from harness.spec import Controls, DataSource, ModelSource
+from harness.spec import Controls, DataSource, ModelSource, StudySpec
 from harness.trial import Trial
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MakeRecord = Callable[..., Record]
+MakeSpec = Callable[..., StudySpec]
 
 
 @pytest.fixture
@@ -70,3 +75,65 @@ def make_record() -> MakeRecord:
         return Record.model_validate(values | changes)
 
     return make
+
+
+@pytest.fixture
+def make_spec() -> MakeSpec:
+    """A study of `full` and `lora` with a learning rate each; keywords replace its sections."""
+
+    def make(**sections: Any) -> StudySpec:
+        search = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True, "start": [1e-3, 1e-2]}}
+        value = {
+            "name": "s",
+            "controls": {"model": {"id": "tiny"}, "data": {"path": "tiny"}},
+            "arms": {
+                "full": {"method": "full", "quantization": "fp32", "search": search},
+                "lora": {"method": "lora", "quantization": "fp32", "search": search},
+            },
+            "search": {"trials": 2},
+            "confirm": {"seeds": [101, 102]},
+        }
+        return StudySpec.model_validate(value | sections)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> "PreTrainedTokenizerBase":
+    """One token per byte, so that ids decode to the very text: 256 bytes and two special tokens, no chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<|pad|>", "<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    bytes_ = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
+    bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=bytes_, pad_token="<|pad|>", eos_token="<|end|>")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer: "PreTrainedTokenizerBase", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers with its tokenizer, on disk as a user's own model would be."""
+    return a_llama(tmp_path_factory.mktemp("model"), tokenizer)
+
+
+def a_llama(folder: Path, tokenizer: "PreTrainedTokenizerBase", **changes: Any) -> Path:
+    """Write a random Llama; `changes` go to its config.
+
+    The weights are as large as a trained model's in effect (variance kept from layer to layer): with the usual 0.02 all
+    would flow past the layers through the residual, and a layer that is cut off would hardly show.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape: dict[str, Any] = {
+        "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.125,
+        "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**{**shape, **changes}))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,13 +22,11 @@ HEARTBEAT_SECONDS = 30.0
 class Clock:
     """What is left of a study, from what its trials took so far. Runs of a phase still unknown count as the longest."""
 
-    def __init__(self, spec: StudySpec, slots: int, records: list[Record]) -> None:
+    def __init__(self, spec: StudySpec, slots: int) -> None:
         arms = len(spec.arms)
         self.left = {"baseline": 1, "search": arms * spec.search.trials, "confirm": arms * len(spec.confirm.seeds)}
         self.slots = slots
         self.seconds: dict[str, list[float]] = defaultdict(list)
-        for record in records:
-            self.add(record)
 
     def add(self, record: Record) -> None:
         self.left[record.phase] = max(0, self.left[record.phase] - 1)
@@ -47,14 +46,15 @@ class PlainLines:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.done = 0
-        self.total = 0
         self.said: dict[str, float] = {}
         self.lock = threading.Lock()
 
-    def begin(self, total: int, done: int) -> None:
-        self.total, self.done = total, done
+    def begin(self, total: int, done: Sequence[Record]) -> None:
+        self.done = len(done)
+        for record in done:
+            self.clock.add(record)
         if done:
-            self._say(f"going on: {done} of {total} runs are done")
+            self._say(f"going on: {len(done)} of {total} runs are done{_left(self.clock)}")
 
     def started(self, trial: Trial) -> None:
         self.said[trial.id] = time.monotonic()
@@ -95,8 +95,12 @@ class Bar:
         self.tasks: dict[str, Any] = {}
         self.whole: Any = None
 
-    def begin(self, total: int, done: int) -> None:
-        self.whole = self.progress.add_task("study", total=total, completed=done, note="")
+    def begin(self, total: int, done: Sequence[Record]) -> None:
+        for record in done:
+            self.clock.add(record)
+        self.whole = self.progress.add_task(
+            "study", total=total, completed=len(done), note=_left(self.clock).strip(", ")
+        )
         self.progress.start()
 
     def started(self, trial: Trial) -> None:
@@ -123,15 +127,15 @@ class Bar:
         self.progress.stop()
 
 
-def watcher(spec: StudySpec, slots: int, records: list[Record]) -> PlainLines | Bar:
-    clock = Clock(spec, slots, records)
+def watcher(spec: StudySpec, slots: int) -> PlainLines | Bar:
+    clock = Clock(spec, slots)
     return Bar(clock) if sys.stderr.isatty() else PlainLines(clock)
 
 
 def outcome(record: Record) -> str:
     """One line about a run that ended."""
     if record.status != "done":
-        kept = "will run again" if record.status in {"killed", "failed"} else "kept as a result"
+        kept = {"killed": "runs again", "failed": "kept"}.get(record.status, "kept as a result")
         status = record.status.upper().replace("_", " ")
         return f"{status}  {record.trial_id}  {record.trial.label}: {record.detail} [{kept}]"
     loss = record.score("validation_loss")

@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.cli._progress import duration
-from harness.summary import ArmRow, Measured, Summary
+from harness.summary import LOSS, ArmRow, Measured, Summary
+
+COSTS = ("chosen lr", "peak memory", "train time", "tokens/s", "runs")
 
 WIDTH = 150
 """Columns of a table that does not go to a terminal."""
@@ -16,23 +18,12 @@ WIDTH = 150
 
 def render(summary: Summary) -> str:
     """The table per arm, the sentence and what limits it."""
-    head = [
-        "arm",
-        "base",
-        summary.metric,
-        "test loss",
-        *_retained(summary),
-        "chosen lr",
-        "peak memory",
-        "train time",
-        "tokens/s",
-        "runs",
-    ]
-    rows = [_cells(row, summary) for row in summary.arms]
-    zero = summary.zero_shot
-    if zero:
-        cells = ["zero-shot", "", _plain(zero.get(summary.metric)), _plain(zero.get("test_loss"))]
-        rows.append([*cells, *[_plain(zero.get(n)) for n in _retained(summary)], "", "", "", "", "1 done"])
+    losses = [] if summary.metric == LOSS else [LOSS]
+    head = ["arm", "base", summary.metric, *losses, *_retained(summary), *COSTS]
+    rows = [_cells(row, summary, bool(losses)) for row in summary.arms]
+    if summary.zero_shot:
+        scores = [_plain(summary.zero_shot.get(name)) for name in (summary.metric, *losses, *_retained(summary))]
+        rows.append(["zero-shot", "", *scores, *[""] * len(COSTS)])
     lines = [table(head, rows)]
     if summary.majority is not None:
         lines.append(f"always the most frequent answer: {summary.metric} {summary.majority:.3f}")
@@ -68,13 +59,13 @@ def size(value: int | None) -> str:
     return f"{value / 1024:.1f} KiB"
 
 
-def _cells(row: ArmRow, summary: Summary) -> list[str]:
+def _cells(row: ArmRow, summary: Summary, loss: bool) -> list[str]:
     rate = "-" if row.learning_rate is None else f"{row.learning_rate:.3g}" + (" (edge)" if row.at_edge else "")
     return [
         row.arm,
         row.quantization,
         _measured(row.score),
-        _measured(row.loss),
+        *([_measured(row.loss)] if loss else []),
         *[_plain(row.retention.get(name)) for name in _retained(summary)],
         rate,
         size(row.peak_bytes),

@@ -9,6 +9,9 @@ import click
 from harness.cli._options import json_option, store_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness.record import Record
     from harness.store import StudyStore
 
 
@@ -57,13 +60,12 @@ def command(
     from harness.study import run_study  # imports Optuna, which is not needed to refuse a study
 
     results = Store(store)
-    folder = results.open(spec).folder
+    folder = store / spec.name
     gpus = [] if spec.controls.device == "cpu" else [g["index"] for g in environment.gpus()]
     launcher = plugins.launcher("local", gpus=gpus, workers=workers)
     trackers = _trackers(wandb, folder)
     click.echo(f"study {spec.name} -> {folder}   W&B {trackers['wandb']['mode'] if trackers else 'off'}", err=True)
-    records = [r for r in results.study(spec.name).records() if r.question_id == spec.question_id]
-    progress = watcher(spec, launcher.slots, records)
+    progress = watcher(spec, launcher.slots)
     try:
         outcome = run_study(spec, results, launcher, progress, trackers=trackers, retry_failed=retry_failed)
     finally:
@@ -79,13 +81,20 @@ def command(
     else:
         click.echo(render(summary))
         click.echo(f"\nmore: harness show {spec.name}, harness compare ARM ARM --study {spec.name}", err=True)
-    for record in outcome.failed:
-        log = folder / (record.log_path or "")
-        click.echo(f"{record.status}: {record.trial_id} {record.trial.label}: {record.detail}; log: {log}", err=True)
-    if outcome.failed:
-        click.echo("run them again with --retry-failed once the cause is mended", err=True)
-        return 3
-    return 0
+    if not outcome.failed:
+        return 0
+    for reason, some in _by_reason(outcome.failed).items():
+        log = folder / (some[0].log_path or "")
+        click.echo(f"{len(some)} {some[0].status}: {reason}; the first: {some[0].trial.label}, log {log}", err=True)
+    click.echo("run them again with --retry-failed once the cause is mended", err=True)
+    return 3
+
+
+def _by_reason(records: "Sequence[Record]") -> "dict[str, list[Record]]":
+    grouped: dict[str, list[Record]] = {}
+    for record in records:
+        grouped.setdefault(record.detail or record.status, []).append(record)
+    return grouped
 
 
 def _trackers(requested: str, folder: Path) -> dict[str, dict[str, str]]:

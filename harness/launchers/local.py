@@ -28,6 +28,7 @@ ON_CPU = ("harness.launchers._warm",)
 ON_GPU = ("torch", "transformers", "datasets")
 
 SERVER_VARIABLES = {
+    "PYTHONSAFEPATH": "1",  # a file of the user's that is named like a library is not that library
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of one trial take the other's core
     "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive a fork
     "TRANSFORMERS_VERBOSITY": "error",
