@@ -4,7 +4,7 @@ import importlib.util
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Literal
 
 from harness import __version__, environment, plugins, sources
 from harness.errors import DataError, HarnessError, NotReady, SpecError
-from harness.spec import ModelSource, Scalar, StudySpec
+from harness.spec import Arm, ModelSource, Scalar, StudySpec
 from harness.trackers._connection import answers, endpoint, has_key
 
 GIB = 1 << 30
@@ -64,8 +64,8 @@ def check_arms(spec: StudySpec) -> None:
     for name, arm in spec.arms.items():
         try:
             method, quantization = plugins.method(arm.method), plugins.quantization(arm.quantization)
-            starts: dict[str, Scalar] = {k: (r.choices or [r.low or r.high or 0])[0] for k, r in arm.search.items()}
-            plugins.split_params(arm.method, arm.quantization, {**arm.params, **starts})
+            for params in _named_in(arm):
+                plugins.split_params(arm.method, arm.quantization, params)
         except HarnessError as error:
             raise type(error)(f"arms.{name}: {error.message}", error.remedy) from error
         if quantization.bits < 16 and not method.trains_quantized_base:
@@ -73,6 +73,16 @@ def check_arms(spec: StudySpec) -> None:
                 f"arms.{name}: {arm.method} cannot train a base stored in {arm.quantization}",
                 "method: lora, or quantization: bf16",
             )
+
+
+def _named_in(arm: Arm) -> Iterator[dict[str, Scalar]]:
+    """Parameters for every value that the arm's search names: bounds, choices and what is tried first."""
+    named: dict[str, list[Scalar]] = {
+        k: [v for v in (*(r.choices or ()), r.low, r.high, *r.start) if v is not None] for k, r in arm.search.items()
+    }
+    first = {**arm.params, **{k: values[0] for k, values in named.items()}}
+    yield first
+    yield from ({**first, k: v} for k, values in named.items() for v in values)
 
 
 def check_machine(store: Path = Path("results"), model: str | None = None) -> list[Check]:

@@ -1,6 +1,7 @@
 """Tuning: one Optuna study per arm with an equal budget, always the same as what the store holds."""
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
+from harness import plugins
 from harness.record import Record
 from harness.spec import Arm, Range, Scalar
 
@@ -19,6 +21,10 @@ OBJECTIVE = "validation_loss"
 
 LEARNS_FROM = {"done": TrialState.COMPLETE, "failed": TrialState.FAIL, "killed": TrialState.FAIL}
 """How Optuna is told of a status; the others say that the configuration is bad (PRUNED), which its sampler heeds."""
+
+
+REPLACES = "replaces"
+"""The attribute of an Optuna trial that names the failed one whose place it takes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class ArmSearch:
         self.budget = budget
         self.seed = seed
         self._fixed = dict(arm.params)
-        self._spaces = {k: _distribution(r) for k, r in arm.search.items()}
+        whole = _whole_numbers(arm)
+        self._spaces = {k: _distribution(r, k in whole) for k, r in arm.search.items()}
         self._starts = _starts(arm.search)
         self._live: set[int] = set()
         self._study = optuna.create_study(
@@ -56,13 +63,17 @@ class ArmSearch:
             pruner=optuna.pruners.NopPruner(),
         )
 
-    def reconcile(self, records: Iterable[Record]) -> None:
-        """Bring Optuna's trials up to date with the store, and put back those of a journal that was lost."""
-        mine = sorted(
-            (r for r in records if r.trial.arm == self.name and r.phase == "search"), key=lambda r: r.trial.number or 0
-        )
+    def reconcile(self, records: Iterable[Record], again: Iterable[Record] = ()) -> None:
+        """Bring Optuna's trials up to date with the store, and put back those of a journal that was lost.
+
+        Those of `again` are given out once more, each in the place of the one that failed.
+        """
         known = {t.user_attrs.get("trial_id"): t for t in self._trials()}
-        for record in mine:
+        for record in self._mine(again):
+            trial = known.get(record.trial_id)
+            if trial is not None and trial.state == TrialState.FAIL and trial.number not in self._replaced():
+                self._study.enqueue_trial(trial.params, user_attrs={REPLACES: trial.number})
+        for record in self._mine(records):
             trial = known.get(record.trial_id)
             if trial is None:
                 self._study.add_trial(self._frozen(record))
@@ -78,7 +89,9 @@ class ArmSearch:
     @property
     def spent(self) -> int:
         """Trials that ended and count against the budget."""
-        return sum(t.state.is_finished() and "trial_id" in t.user_attrs for t in self._trials())
+        ended = [t for t in self._trials() if t.state.is_finished() and "trial_id" in t.user_attrs]
+        replaced = self._replaced()
+        return sum(t.number not in replaced for t in ended)
 
     @property
     def finished(self) -> bool:
@@ -130,6 +143,13 @@ class ArmSearch:
         self._live.add(number)
         return Asked(number, {**self._fixed, **params})
 
+    def _mine(self, records: Iterable[Record]) -> list[Record]:
+        mine = (r for r in records if r.trial.arm == self.name and r.phase == "search")
+        return sorted(mine, key=lambda r: r.trial.number or 0)
+
+    def _replaced(self) -> set[int]:
+        return {t.user_attrs[REPLACES] for t in self._trials() if REPLACES in t.user_attrs}
+
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
@@ -151,16 +171,27 @@ class ArmSearch:
 def best(records: Iterable[Record], arm: str) -> Record | None:
     """The arm's search trial with the lowest validation loss; None when none was completed."""
     done = [r for r in records if r.trial.arm == arm and r.phase == "search" and r.status == "done"]
-    return min(done, key=lambda r: r.score(OBJECTIVE) or float("inf"), default=None)
+    return min(done, key=_loss, default=None)
 
 
-def _distribution(space: Range) -> BaseDistribution:
+def _loss(record: Record) -> float:
+    loss = record.score(OBJECTIVE)
+    return math.inf if loss is None else loss
+
+
+def _whole_numbers(arm: Arm) -> set[str]:
+    """The parameters that only take whole numbers, such as a rank."""
+    owners = (plugins.method(arm.method).params, plugins.quantization(arm.quantization).params)
+    return {name for owner in owners for name, field in owner.model_fields.items() if field.annotation is int}
+
+
+def _distribution(space: Range, whole: bool) -> BaseDistribution:
     if space.choices:
         return CategoricalDistribution(space.choices)
     assert space.low is not None
     assert space.high is not None
-    if all(isinstance(v, int) or float(v).is_integer() for v in (space.low, space.high)) and not space.log:
-        return IntDistribution(int(space.low), int(space.high))
+    if whole:
+        return IntDistribution(math.ceil(space.low), math.floor(space.high), log=space.log)
     return FloatDistribution(space.low, space.high, log=space.log)
 
 

@@ -130,7 +130,7 @@ class _Plan:
             for name, arm in self.spec.arms.items()
         }
         for one in self.searches.values():
-            one.reconcile(r for r in self.records.values() if not self._again(r))
+            one.reconcile(self.done, again=(r for r in self.records.values() if self._again(r)))
 
     @property
     def total(self) -> int:

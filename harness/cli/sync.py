@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,19 +102,20 @@ def _client(environment: Mapping[str, str]) -> Callable[[Sequence[Path]], str]:
 
     def call(paths: Sequence[Path]) -> str:
         limit = SECONDS_PER_CALL + SECONDS_PER_RUN * len(paths)
-        try:
-            ended = subprocess.run(
-                [sys.executable, "-m", "wandb", "sync", *_texts(paths)],
-                env=variables,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=limit,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"nothing for {limit} s"
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                ended = subprocess.run(
+                    [sys.executable, "-m", "wandb", "sync", *_texts(paths)],
+                    env=variables | {"WANDB_DIR": scratch},  # for its logs, else in the current folder
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    timeout=limit,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired:
+                return f"nothing for {limit} s"
         return next((line for line in reversed(ended.stdout.splitlines()) if line.strip()), "")
 
     return call

@@ -1,0 +1,284 @@
+"""What a study runs and in which order, on a launcher that makes its records up."""
+
+import math
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeSpec
+
+from harness.errors import PluginError, SpecError, StoreError
+from harness.interfaces import Event, Interrupted, Job
+from harness.record import Record, Score
+from harness.spec import StudySpec
+from harness.store import Store, StudyStore
+from harness.study import Outcome, run_study
+from harness.trial import Trial
+
+Ending = Callable[[Job], str]
+
+
+class MadeUp:
+    """A launcher whose runs take no time: the loss is lowest at a learning rate of 2e-3."""
+
+    def __init__(self, ending: Ending = lambda job: "done", slots: int = 1) -> None:
+        self.ending, self.slots = ending, slots
+        self.ran: list[str] = []
+
+    def run(self, job: Job, on_event: Callable[[Event], None]) -> Record:
+        status = self.ending(job)
+        self.ran.append(label(job.trial))
+        record = made_up(job, status)
+        StudyStore(job.folder).write(record)
+        return record
+
+    def stop(self) -> None:
+        pass
+
+
+class Silent:
+    """A watcher that tells nobody."""
+
+    def begin(self, total: int, done: list[Record]) -> None: ...
+
+    def started(self, trial: Trial) -> None: ...
+
+    def event(self, trial: Trial, event: Event) -> None: ...
+
+    def finished(self, record: Record, planned: int) -> None: ...
+
+
+def made_up(job: Job, status: str) -> Record:
+    trial = job.trial
+    loss = abs(math.log10(float(trial.params.get("learning_rate", 1)) / 2e-3))
+    score = Score(task="validation_loss", metric="loss", value=loss, items=1, role="loss", higher_is_better=False)
+    values: dict[str, Any] = {
+        "trial": trial, "trial_id": trial.id, "attempt": job.attempt, "question_id": job.question_id, "status": status,
+        "started_at": datetime.now(UTC), "seconds": 1.0, "scores": [score] if status == "done" else [],
+    }  # fmt: skip
+    return Record.model_validate(values)
+
+
+def label(trial: Trial) -> str:
+    return f"{trial.arm} {trial.phase} {trial.seed}"
+
+
+def study(spec: StudySpec, folder: Path, launcher: MadeUp, **options: Any) -> Outcome:
+    return run_study(spec, Store(folder), launcher, Silent(), **options)
+
+
+WHOLE = [
+    "zero-shot baseline 0",
+    *["full search 0", "lora search 0"] * 2,
+    *["full confirm 101", "lora confirm 101", "full confirm 102", "lora confirm 102"],
+]
+
+
+def test_the_base_comes_first_then_tuning_in_turn_then_confirmation_seed_by_seed(
+    tmp_path: Path, make_spec: MakeSpec
+) -> None:
+    launcher = MadeUp()
+    outcome = study(make_spec(), tmp_path, launcher)
+    assert launcher.ran == WHOLE
+    assert (outcome.ran, outcome.interrupted, outcome.failed) == (9, False, [])
+
+
+def test_what_is_confirmed_is_the_best_of_the_tuning(tmp_path: Path, make_spec: MakeSpec) -> None:
+    # start values 1e-3 and 1e-2, the loss is lowest at 2e-3
+    outcome = study(make_spec(), tmp_path, MadeUp())
+    confirmed = [r.trial for r in outcome.records if r.phase == "confirm"]
+    assert {t.params["learning_rate"] for t in confirmed} == {1e-3}
+    # one whole model an arm is kept, not one a seed
+    assert [t.keep_model for t in confirmed] == [t.seed == 101 for t in confirmed]
+
+
+def test_nothing_is_run_twice(tmp_path: Path, make_spec: MakeSpec) -> None:
+    study(make_spec(), tmp_path, MadeUp())
+    again = MadeUp()
+    outcome = study(make_spec(), tmp_path, again)
+    assert (again.ran, outcome.ran, len(outcome.records)) == ([], 0, 9)
+
+
+def test_more_seeds_and_trials_only_add(tmp_path: Path, make_spec: MakeSpec) -> None:
+    study(make_spec(), tmp_path, MadeUp())
+    seeds = MadeUp()
+    study(make_spec(confirm={"seeds": [101, 102, 103]}), tmp_path, seeds)
+    assert seeds.ran == ["full confirm 103", "lora confirm 103"]
+    trials = MadeUp()
+    study(make_spec(search={"trials": 3}), tmp_path, trials)
+    assert trials.ran[:2] == ["full search 0", "lora search 0"]
+
+
+def test_two_slots_run_the_same_trials_as_one(tmp_path: Path, make_spec: MakeSpec) -> None:
+    spec = make_spec(search={"trials": 5})
+    one = study(spec, tmp_path / "one", MadeUp())
+    two = study(spec, tmp_path / "two", MadeUp(slots=2))
+    assert {r.trial_id for r in one.records} == {r.trial_id for r in two.records}
+
+
+def test_a_lost_journal_changes_nothing(tmp_path: Path, make_spec: MakeSpec) -> None:
+    spec = make_spec(search={"trials": 4})
+    study(spec, tmp_path, MadeUp())
+    (tmp_path / "s" / "search.journal").unlink()
+    again = MadeUp()
+    study(spec, tmp_path, again)
+    assert again.ran == []
+
+
+def killed_first(times: int) -> Ending:
+    left = {"n": times}
+
+    def end(job: Job) -> str:
+        if job.trial.arm == "lora" and job.trial.phase == "search" and left["n"]:
+            left["n"] -= 1
+            return "killed"
+        return "done"
+
+    return end
+
+
+def test_a_trial_killed_once_is_run_again(tmp_path: Path, make_spec: MakeSpec) -> None:
+    launcher = MadeUp(killed_first(1))
+    outcome = study(make_spec(), tmp_path, launcher)
+    assert launcher.ran.count("lora search 0") == 3
+    assert outcome.failed == []
+    again = next(r for r in outcome.records if r.attempt == 2)
+    assert (again.status, label(again.trial)) == ("done", "lora search 0")
+    assert {r.status for r in outcome.records} == {"done"}
+
+
+def test_a_trial_killed_twice_is_kept_as_killed_and_the_study_goes_on(tmp_path: Path, make_spec: MakeSpec) -> None:
+    launcher = MadeUp(killed_first(2))
+    outcome = study(make_spec(), tmp_path, launcher)
+    assert [(r.status, r.attempt) for r in outcome.failed] == [("killed", 2)]
+    assert launcher.ran.count("lora confirm 101") == 1  # of the other learning rate
+
+
+def test_a_killed_trial_is_run_again_by_the_next_command(tmp_path: Path, make_spec: MakeSpec) -> None:
+    study(make_spec(), tmp_path, MadeUp(killed_first(2)))
+    again = MadeUp()
+    outcome = study(make_spec(), tmp_path, again)
+    assert again.ran[0] == "lora search 0"
+    assert outcome.failed == []
+    assert len([r for r in outcome.records if r.phase == "search"]) == 4  # it took its old place
+
+
+@pytest.mark.parametrize("phase", ["baseline", "search", "confirm"])
+def test_failed_trials_are_run_again_only_when_asked_for(tmp_path: Path, make_spec: MakeSpec, phase: str) -> None:
+    first = study(make_spec(), tmp_path, MadeUp(lambda job: "failed" if job.trial.phase == phase else "done"))
+    broken = {r.trial_id for r in first.failed}
+    assert {r.phase for r in first.failed} == {phase}
+    untouched = MadeUp()
+    assert {r.trial_id for r in study(make_spec(), tmp_path, untouched).failed} == broken
+    assert untouched.ran == []
+    again = MadeUp()
+    outcome = study(make_spec(), tmp_path, again, retry_failed=True)
+    assert outcome.failed == []
+    assert {r.trial_id for r in outcome.records if r.attempt == 2} == broken
+    assert again.ran.count(WHOLE[0]) == (phase == "baseline")
+    assert len(outcome.records) == 9
+
+
+def test_a_failed_trial_that_fails_again_is_not_run_a_third_time(tmp_path: Path, make_spec: MakeSpec) -> None:
+    def broken(job: Job) -> str:
+        return "failed" if job.trial.phase == "search" else "done"
+
+    study(make_spec(), tmp_path, MadeUp(broken))
+    again = MadeUp(broken)
+    study(make_spec(), tmp_path, again, retry_failed=True)
+    assert again.ran == ["full search 0", "lora search 0"] * 2
+
+
+@pytest.mark.parametrize("status", ["out_of_memory", "diverged", "failed", "timed_out"])
+def test_an_arm_that_completes_no_tuning_is_not_confirmed_and_the_study_ends(
+    tmp_path: Path, make_spec: MakeSpec, status: str
+) -> None:
+    launcher = MadeUp(lambda job: status if job.trial.arm == "lora" else "done")
+    outcome = study(make_spec(), tmp_path, launcher)
+    assert launcher.ran.count("lora search 0") == 2
+    assert not [label for label in launcher.ran if label.startswith("lora confirm")]
+    assert launcher.ran[-2:] == ["full confirm 101", "full confirm 102"]
+    assert not outcome.interrupted
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, Interrupted])
+def test_a_stopped_study_goes_on_where_it_stopped(
+    tmp_path: Path, make_spec: MakeSpec, stop: type[BaseException]
+) -> None:
+    def end(job: Job) -> str:
+        if len(launcher.ran) == 3:
+            raise stop
+        return "done"
+
+    launcher = MadeUp(end)
+    outcome = study(make_spec(), tmp_path, launcher)
+    assert outcome.interrupted
+    assert (launcher.ran, len(outcome.records)) == (WHOLE[:3], 3)
+    again = MadeUp()
+    outcome = study(make_spec(), tmp_path, again)
+    assert not outcome.interrupted
+    assert again.ran == WHOLE[3:]
+    # the trial that was cut off ran with the parameters it had
+    whole = study(make_spec(), tmp_path / "whole", MadeUp())
+    assert {r.trial_id for r in outcome.records} == {r.trial_id for r in whole.records}
+
+
+def test_two_commands_on_one_study_do_not_run_at_once(tmp_path: Path, make_spec: MakeSpec) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def wait(job: Job) -> str:
+        begun.set()
+        assert go.wait(30)
+        return "done"
+
+    first = threading.Thread(target=study, args=(make_spec(), tmp_path, MadeUp(wait)))
+    first.start()
+    try:
+        assert begun.wait(30)
+        with pytest.raises(SpecError, match="another command is running study s"):
+            study(make_spec(), tmp_path, MadeUp())
+        other = make_spec(name="other")
+        assert study(other, tmp_path, MadeUp()).ran == 9
+    finally:
+        go.set()
+        first.join()
+    assert study(make_spec(), tmp_path, MadeUp()).ran == 0
+
+
+def test_a_data_file_that_has_changed_since_is_refused(tmp_path: Path, make_spec: MakeSpec) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"text": "{i}"}}\n' for i in range(4)))
+    data = {"path": str(path), "validation_rows": 1, "test_rows": 1}
+    spec = make_spec(controls={"model": {"id": "tiny"}, "data": data})
+    study(spec, tmp_path, MadeUp())
+    path.write_text(path.read_text().replace("0", "b"))
+    with pytest.raises(StoreError, match=r"rows\.jsonl has changed since study s began"):
+        study(spec, tmp_path, MadeUp())
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"method": "lorra"}, "arms.a: no 'lorra' in harness.methods; did you mean lora?"),
+        ({"quantization": "nf5"}, "arms.a: no 'nf5' in harness.quantization"),
+        ({"method": "full", "quantization": "nf4"}, "arms.a: full cannot train a base stored in nf4"),
+        ({"params": {"learning_rate": 1e-3, "ranc": 8}}, "ranc is not a parameter of lora on fp32; did you mean rank?"),
+        ({"params": {"learning_rate": 1e-3, "rank": 0}}, "params.rank: Input should be greater than 0"),
+        ({"params": {"rank": 8}, "search": {"learning_rate": {"low": 1, "high": 2}, "dropout": {"choices": [0, 1]}}},
+         "params.dropout: Input should be less than 1"),
+        ({"params": {}, "search": {"learning_rate": {"low": 1, "high": 2}, "rank": {"low": 4, "high": 8, "start": [4.5]}}},
+         "params.rank: Input should be a valid integer"),
+    ],
+)  # fmt: skip
+def test_an_arm_that_no_trial_could_run_is_refused_before_any_does(
+    tmp_path: Path, make_spec: MakeSpec, arm: dict[str, Any], message: str
+) -> None:
+    arms = {"a": {"method": "lora", "quantization": "fp32", "params": {"learning_rate": 1e-3}, **arm}}
+    launcher = MadeUp()
+    with pytest.raises((SpecError, PluginError)) as caught:
+        study(make_spec(arms=arms), tmp_path, launcher)
+    assert message in str(caught.value)
+    assert launcher.ran == []
