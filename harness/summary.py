@@ -63,6 +63,8 @@ class Summary:
     majority: float | None
     arms: list[ArmRow]
     comparison: Comparison | None
+    pairs: list[Verdict]
+    """Every other two arms against each other."""
     sentence: str
     caveats: list[str]
 
@@ -77,7 +79,15 @@ def summarise(store: StudyStore) -> Summary:
     metric = primary_metric(spec, records)
     sample = next((s for r in records for s in r.scores if _name(s) == metric), None)
     better = sample.higher_is_better if sample else metric != LOSS
-    comparison = _compared(spec, store, records, metric, better)
+    scores = judged_scores(store, records, metric)
+    comparison = _against(scores, spec.baseline, spec, better)
+    others = [name for name in spec.arms if name != spec.baseline]
+    pairs = [
+        v
+        for i, name in enumerate(others)
+        if (c := _against(scores[scores["arm"].isin(others[i:])], name, spec, better))
+        for v in c.verdicts
+    ]
     arms = [_row(spec, name, records, metric) for name in spec.arms]
     zero = next((r for r in records if r.trial.arm == ZERO_SHOT and r.status == "done"), None)
     return Summary(
@@ -90,7 +100,8 @@ def summarise(store: StudyStore) -> Summary:
         majority=next((s.majority for s in zero.scores if _name(s) == metric), None) if zero else None,
         arms=arms,
         comparison=comparison,
-        sentence=sentence(spec, metric, arms, comparison),
+        pairs=pairs,
+        sentence=sentence(spec.baseline, metric, comparison, better),
         caveats=caveats(spec, arms, records),
     )
 
@@ -120,24 +131,26 @@ def judged_scores(store: StudyStore, records: Sequence[Record], metric: str) -> 
     return examples.loc[wanted, ["arm", "seed", "example_id", "score"]]
 
 
-def sentence(spec: StudySpec, metric: str, arms: Sequence[ArmRow], comparison: Comparison | None) -> str:
+def sentence(baseline: str, metric: str, comparison: Comparison | None, higher_is_better: bool) -> str:
     """What the evidence shows about the baseline against the others, and nothing more."""
-    baseline = spec.baseline
     if comparison is None or not comparison.verdicts:
         return f"Not enough data: {baseline} and another arm both need confirmed runs before anything can be compared."
     parts = []
-    for words, label in (
-        ("worse than", "worse"), ("better than", "better"), ("equivalent to", "equivalent"),
-    ):  # fmt: skip
-        some = [v for v in comparison.verdicts if v.label == label]
+    for words in ("worse than", "better than", "equivalent to"):
+        some = [v for v in comparison.verdicts if v.label == words.split()[0]]
         if some:
+            parts.append(f"{_listed(some)} {_is(some)} shown to be {words} {baseline}")
+    unshown = [v for v in comparison.verdicts if v.label == "not shown"]
+    for words in ("worse", "better"):
+        leaning = [v for v in unshown if _leans(v, words, higher_is_better)]
+        if leaning:
             parts.append(
-                f"{_list([f'{v.arm} ({_difference(v)})' for v in some])} {_is(some)} shown to be {words} {baseline}"
+                f"{_listed(leaning)} {_is(leaning)} {words} than {baseline}, but not shown to be so by more than "
+                f"the margin of {comparison.margin:g}"
             )
-    open_ = [v for v in comparison.verdicts if v.label == "not shown"]
-    if open_:
-        listed = _list([f"{v.arm} ({_difference(v)})" for v in open_])
-        parts.append(f"{listed} cannot be told apart from {baseline}: not enough data")
+    apart = [v for v in unshown if not any(_leans(v, w, higher_is_better) for w in ("worse", "better"))]
+    if apart:
+        parts.append(f"{_listed(apart)} cannot be told apart from {baseline}: not enough data")
     refused = [v for v in comparison.verdicts if v.label == "not enough data"]
     parts += [f"nothing can be said of {v.arm}: {v.reason}" for v in refused]
     items = max(v.items for v in comparison.verdicts)
@@ -170,15 +183,13 @@ def caveats(spec: StudySpec, arms: Sequence[ArmRow], records: Sequence[Record]) 
     return found
 
 
-def _compared(
-    spec: StudySpec, store: StudyStore, records: Sequence[Record], metric: str, higher_is_better: bool
-) -> Comparison | None:
-    scores = judged_scores(store, records, metric)
-    if spec.baseline not in set(scores["arm"]):
+def _against(scores: pd.DataFrame, baseline: str, spec: StudySpec, higher_is_better: bool) -> Comparison | None:
+    """The arms of `scores` against one of them, in the order of the study file."""
+    if baseline not in set(scores["arm"]):
         return None
     order = {name: i for i, name in enumerate(spec.arms)}
-    scores = scores.sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
-    return compare(scores, spec.baseline, spec.objective.margin, higher_is_better=higher_is_better)
+    ordered = scores.sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
+    return compare(ordered, baseline, spec.objective.margin, higher_is_better=higher_is_better)
 
 
 def _row(spec: StudySpec, name: str, records: Sequence[Record], metric: str) -> ArmRow:
@@ -245,8 +256,17 @@ def _difference(verdict: Verdict) -> str:
     return f"{bounds.difference:+.3f} [{bounds.low:+.3f}, {bounds.high:+.3f}]" if bounds else ""
 
 
-def _list(words: Sequence[str]) -> str:
+def _listed(verdicts: Sequence[Verdict]) -> str:
+    words = [f"{v.arm} ({_difference(v)})" for v in verdicts]
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _leans(verdict: Verdict, words: str, higher_is_better: bool) -> bool:
+    """Whether the interval leaves out zero, though not the whole margin, on the worse or the better side."""
+    bounds = verdict.interval
+    assert bounds is not None
+    below, above = bounds.high < 0, bounds.low > 0
+    return (below if higher_is_better else above) if words == "worse" else (above if higher_is_better else below)
 
 
 def _is(some: Sequence[Any]) -> str:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -55,8 +54,8 @@ def trial_processes(driver: int) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Record]]:
-    yield {r.trial_id: r for r in finish(tmp_path_factory.mktemp("undisturbed")).records()}
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+    return {r.trial_id: r for r in finish(tmp_path_factory.mktemp("undisturbed")).records()}
 
 
 def assert_complete(store: StudyStore, undisturbed: dict[str, Record]) -> None:

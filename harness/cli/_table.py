@@ -29,6 +29,9 @@ def render(summary: Summary) -> str:
         lines.append(f"always the most frequent answer: {summary.metric} {summary.majority:.3f}")
     lines.append("values: mean over fresh seeds [95 % interval over seeds]")
     lines += ["", summary.sentence]
+    alike = [f"{v.arm} and {v.baseline}" for v in summary.pairs if v.label == "not shown"]
+    if alike:
+        lines.append(f"Not shown to differ: {'; '.join(alike)}.")
     lines += [f"note: {c}" for c in summary.caveats]
     return "\n".join(lines)
 

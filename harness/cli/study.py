@@ -113,4 +113,7 @@ def _complete_view(store: "StudyStore", settings: dict[str, str]) -> None:
     """Give W&B the runs whose own processes could not: those that were killed."""
     from harness.trackers import wandb
 
-    wandb.publish_missing(store, Path(settings["folder"]), settings["project"], settings["entity"])
+    try:
+        wandb.publish_missing(store, Path(settings["folder"]), settings["project"], settings["entity"])
+    except Exception as error:  # a copy must not spoil a study that is done, whatever its client raises
+        click.echo(f"warning: W&B lacks some runs ({error}); write them later with: harness sync", err=True)

@@ -222,8 +222,13 @@ def _complete(run: "Run", record: Record) -> None:
 
 def _question(trial: Trial, attempt: int) -> dict[str, Any]:
     """What is known before the trial runs. Group and job type are repeated: they are not columns everywhere in W&B."""
+    config = trial.model_dump(mode="json", exclude={"keep_model"})
+    for source, key in (("model", "id"), ("data", "path")):
+        named = config["controls"][source]
+        if Path(named[key]).is_absolute():  # the folders above it are this user's own business
+            named[key] = Path(named[key]).name
     return {
-        **trial.model_dump(mode="json", exclude={"keep_model"}),
+        **config,
         "job_type": trial.arm,
         "trial_id": trial.id,
         "attempt": attempt,
