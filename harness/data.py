@@ -292,6 +292,8 @@ def _make(source: DataSource, found: Source, tokenizer: "PreTrainedTokenizerBase
             pieces = segments(row, kind, columns, tokenizer)
         except KeyError as error:
             raise DataError(f"{source.path}: row {number + 1} has no column {error}") from error
+        except DataError as error:
+            raise DataError(f"{source.path}: row {number + 1}: {error.message}", error.remedy) from error
         conversational |= kind == "text" and len(pieces) > 1
         whole = json.dumps(pieces)
         if whole in seen:
@@ -384,6 +386,8 @@ def _messages(value: Any) -> list[dict[str, str]]:
         raise DataError(f"messages is a list of turns, this is {type(value).__name__}")
     messages = []
     for turn in value:
+        if not isinstance(turn, dict):
+            raise DataError(f"a turn is an object with role and content, this is {type(turn).__name__}")
         role = turn.get("role", turn.get("from"))
         if role not in ROLES:
             raise DataError(f"a turn's role is {role!r}; {did_you_mean(str(role), ROLES)}")

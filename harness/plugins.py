@@ -1,10 +1,11 @@
 """Find a plugin by its file name, in this project or in a package that offers one through an entry point."""
 
+import functools
 import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -17,8 +18,7 @@ from harness.spec import Scalar, Value
 def names(kind: str) -> list[str]:
     """The plugins of a kind (`methods`, `quantization`, ...), those of other packages included."""
     own = [m.name for m in pkgutil.iter_modules(importlib.import_module(f"harness.{kind}").__path__)]
-    foreign = [e.name for e in entry_points(group=f"harness.{kind}")]
-    return sorted({n for n in own if not n.startswith("_")} | set(foreign))
+    return sorted({n for n in own if not n.startswith("_")} | set(_foreign(kind)))
 
 
 def method(name: str) -> Method:
@@ -37,13 +37,18 @@ def launcher(name: str, **settings: Any) -> Launcher:
     return cast(Launcher, _find("launchers", name)(**settings))
 
 
+@functools.cache
+def _foreign(kind: str) -> dict[str, EntryPoint]:
+    """Plugins of other packages. Kept, since every look reads the metadata of all that is installed."""
+    return {e.name: e for e in entry_points(group=f"harness.{kind}")}
+
+
 def _find(kind: str, name: str) -> Any:
     """Raises PluginError when there is no such plugin or a package it needs is missing."""
     if name not in names(kind):
         raise PluginError(f"no {name!r} in harness.{kind}; {did_you_mean(name, names(kind))}")
-    for entry in entry_points(group=f"harness.{kind}"):
-        if entry.name == name:
-            return entry.load()
+    if name in _foreign(kind):
+        return _foreign(kind)[name].load()
     try:
         return importlib.import_module(f"harness.{kind}.{name}").plugin
     except ModuleNotFoundError as error:

@@ -120,15 +120,15 @@ def model_folder(tokenizer: "PreTrainedTokenizerBase", tmp_path_factory: pytest.
 def a_llama(folder: Path, tokenizer: "PreTrainedTokenizerBase", **changes: Any) -> Path:
     """Write a random Llama; `changes` go to its config.
 
-    The weights are as large as a trained model's in effect (variance kept from layer to layer): with the usual 0.02 all
-    would flow past the layers through the residual, and a layer that is cut off would hardly show.
+    Its weights are larger than the usual 0.02: with those nearly all would flow past the layers through the residual, and
+    a layer that is cut off would hardly show.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape: dict[str, Any] = {
         "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.125,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.05,
         "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 1,
     }  # fmt: skip
     with torch.random.fork_rng():

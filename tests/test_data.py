@@ -25,12 +25,12 @@ Prepare = Callable[..., Prepared]
 
 @pytest.fixture
 def prepared(tokenizer: "PreTrainedTokenizerBase", tmp_path: Path) -> Prepare:
-    """Splits of some rows; three more are put before them unless they are enough by themselves."""
+    """Prepares rows, or a file, with one row each for validation and test."""
 
-    def make(rows: Rows | Path, *, max_length: int = 4096, **settings: Any) -> Prepared:
-        path = rows if isinstance(rows, Path) else tmp_path / "rows.jsonl"
-        if not isinstance(rows, Path):
-            path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    def make(given: Rows | Path, /, *, max_length: int = 4096, **settings: Any) -> Prepared:
+        path = given if isinstance(given, Path) else tmp_path / "rows.jsonl"
+        if not isinstance(given, Path):
+            path.write_text("".join(json.dumps(r) + "\n" for r in given))
         source = DataSource.model_validate({"path": str(path), "validation_rows": 1, "test_rows": 1, **settings})
         return prepare(source, find_data(source), tokenizer, max_length, tmp_path / "cache")
 

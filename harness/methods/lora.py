@@ -31,6 +31,7 @@ class Lora:
     trains_quantized_base = True
 
     def prepare(self, model: "PreTrainedModel", params: Value, training: Training) -> "PreTrainedModel":
+        import torch
         from peft import LoraConfig, get_peft_model
 
         assert isinstance(params, Params)
@@ -43,7 +44,13 @@ class Lora:
             use_dora=params.dora,
             task_type="CAUSAL_LM",
         )
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        adapted: PreTrainedModel = get_peft_model(model, config, autocast_adapter_dtype=False)
+        # PEFT adds it in the dtype of the base's weights, or in float32 where that is no floating-point dtype
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[training.adapter_dtype]
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
+        return adapted
 
 
 def linear_names(model: "PreTrainedModel") -> list[str]:

@@ -142,7 +142,7 @@ def write_tasks(invented: world.World, folder: Path, seed: int) -> None:
     """The training rows and the items of the four tasks; no list of a test item is trained on, as JSON lines."""
     rng = random.Random(f"tasks-{seed}")
     taken: set[str] = set()
-    test_lists = world.distinct_lists(rng, 300, taken)
+    test_lists = world.distinct_lists(rng, 400, taken)
     train_lists = world.distinct_lists(rng, 2000, taken)
     up_lists = world.distinct_lists(rng, 200, taken)
     train = [world.sort_down(d) for d in train_lists[:1200]] + [world.second_largest(d) for d in train_lists[1200:]]
