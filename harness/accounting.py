@@ -79,6 +79,7 @@ class Cuda:
         torch.cuda.synchronize(self.device)
 
     def reset_peaks(self) -> None:
+        torch.cuda.empty_cache()  # what an earlier stage has freed is not this stage's
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def peaks(self) -> dict[str, int | None]:

@@ -5,7 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -14,12 +14,11 @@ from harness import tiny
 from harness.data import IGNORED, Tokens
 from harness.errors import DataError
 from harness.record import Example, Score
-from harness.spec import AUTO, Controls, Evaluation, read_yaml
+from harness.spec import Evaluation, read_yaml
+from harness.tasks import Role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Role = Literal["target", "retention"]
 
 
 @torch.inference_mode()
@@ -51,20 +50,6 @@ def held_out_loss(
     ]
     mean = sum(losses.values()) / len(losses)
     return [Score(task=name, metric="loss", value=mean, items=len(rows), role="loss", higher_is_better=False)], examples
-
-
-def tasks_of(controls: Controls) -> dict[str, Role]:
-    """The tasks a run is asked, by name or path, with their part. `auto` takes those of the embedded data and model."""
-    settings = controls.evaluate
-    targets = settings.tasks
-    if targets == AUTO:
-        targets = list(tiny.TARGET_TASKS) if controls.data.path == tiny.DATA_ID else []
-    retention = settings.retention
-    if retention == AUTO:
-        retention = list(tiny.RETENTION_TASKS) if controls.model.id == tiny.MODEL_ID else []
-    roles: dict[str, Role] = dict.fromkeys(retention, "retention")
-    roles.update(dict.fromkeys(targets, "target"))
-    return roles
 
 
 def run_tasks(
@@ -114,7 +99,7 @@ def run_tasks(
             scores.append(
                 Score(
                     task=task, metric=label, value=float(value), items=len(some), role=role,
-                    higher_is_better=bool(better), majority=majority([str(s["target"]) for s in some]),
+                    higher_is_better=bool(better), majority=majority([_target(s) for s in some]),
                 )
             )  # fmt: skip
             examples += [_example(task, label, name, s) for s in some]
@@ -186,13 +171,25 @@ def _metric(key: str) -> tuple[str, str] | None:
 def _example(task: str, label: str, metric: str, sample: Mapping[str, Any]) -> Example:
     value = sample[metric]
     answers = sample["filtered_resps"]
-    # several answers: multiple choice, whose prediction is the number of the likeliest
-    chosen = max(range(len(answers)), key=lambda i: answers[i][0]) if len(answers) > 1 else answers[0]
+    if len(answers) > 1:  # multiple choice: the likeliest
+        prediction = _choice(sample, max(range(len(answers)), key=lambda i: answers[i][0]))
+    else:
+        prediction = str(answers[0])
     return Example(
         task=task,
         metric=label,
         example_id=f"{sample['doc_id']}-{str(sample.get('doc_hash', ''))[:8]}",
         score=float(value[0] if isinstance(value, list | tuple) else value),
-        prediction=str(chosen),
-        target=str(sample["target"]),
+        prediction=prediction,
+        target=_target(sample),
     )
+
+
+def _target(sample: Mapping[str, Any]) -> str:
+    """The right answer as text; of a multiple choice lm-eval gives its number."""
+    target = sample["target"]
+    return _choice(sample, target) if isinstance(target, int) and len(sample["arguments"]) > 1 else str(target)
+
+
+def _choice(sample: Mapping[str, Any], number: int) -> str:
+    return str(sample["arguments"][number][1]).strip()

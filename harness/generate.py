@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from harness import plugins, sources
-from harness.data import IGNORED, render, tokenize
+from harness.data import Row, segments, tokenize
 from harness.record import Record
 from harness.train import DTYPES
 from harness.worker import choose_device, load_tokenizer
@@ -33,28 +33,27 @@ def side_by_side(record: Record, folder: Path, prompt: str, max_new_tokens: int)
         device=str(device),
         remote_code=controls.model.trust_remote_code,
     )
-    conversational = record.data.get("format") == "messages"
-    before = answer(base, tokenizer, prompt, conversational, max_new_tokens)
+    ids = prompt_ids(prompt, str(record.data.get("format", "text")), tokenizer)
+    before = answer(base, tokenizer, ids, max_new_tokens)
     tuned = _tuned(base, folder / (record.adapter_path or ""), device)
-    return before, answer(tuned, tokenizer, prompt, conversational, max_new_tokens)
+    return before, answer(tuned, tokenizer, ids, max_new_tokens)
+
+
+def prompt_ids(prompt: str, kind: str, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """A prompt as the training rows of this format begin."""
+    rows: dict[str, Row] = {
+        "messages": {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": ""}]},
+        "alpaca": {"instruction": prompt, "output": ""},
+        "prompt-completion": {"prompt": prompt, "completion": ""},
+    }
+    row = rows.get(kind)
+    pieces = segments(row, kind, {k: k for k in row}, tokenizer)[:1] if row else [(prompt, False)]
+    return tokenize(pieces, tokenizer, max_length=1 << 20)[0]
 
 
 @torch.inference_mode()
-def answer(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    prompt: str,
-    conversational: bool,
-    max_new_tokens: int,
-) -> str:
+def answer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", ids: list[int], max_new_tokens: int) -> str:
     """The greedy continuation of a prompt."""
-    if conversational:
-        turn = [{"role": "user", "content": prompt}, {"role": "assistant", "content": ""}]
-        pieces = [(text, trained) for text, trained in render(turn, tokenizer) if not trained]
-    else:
-        pieces = [(prompt, False)]
-    ids, labels = tokenize(pieces, tokenizer, max_length=1 << 20)
-    assert all(label == IGNORED for label in labels)
     model.eval()
     inputs = torch.tensor([ids], device=model.device)
     output = model.generate(

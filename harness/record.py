@@ -1,5 +1,7 @@
 """The columns of the results, with their units: what a trial left."""
 
+import math
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Literal
 
@@ -13,6 +15,9 @@ Status = Literal[
 ]  # fmt: skip
 SETTLED: frozenset[Status] = frozenset({"done", "out_of_memory", "does_not_fit", "diverged", "pruned", "timed_out"})
 """Outcomes that say something about the configuration: doing the trial again would only repeat them."""
+
+OBJECTIVE = "validation_loss"
+"""What tuning minimises: less noisy than an accuracy on the same rows."""
 
 StageName = Literal["load", "adapt", "train", "evaluate", "save"]
 
@@ -97,6 +102,8 @@ class Training(Value):
     tokens_per_second: float | None
     """Real tokens per second after the warm-up steps."""
     warmup_steps_excluded: int
+    loop_seconds: float
+    """The optimizer steps alone; the stage's seconds include the trainer's set-up and the measurement of a step."""
     final_loss: float | None
     trainable_parameters: int
     total_parameters: int
@@ -142,3 +149,30 @@ class Record(Value):
             if metric in {f"{score.task}/{score.metric}", score.task}:
                 return score.value
         return None
+
+
+def best(records: Iterable[Record], arm: str) -> Record | None:
+    """The arm's search trial with the lowest validation loss; None when none was completed."""
+    done = [r for r in records if r.trial.arm == arm and r.phase == "search" and r.status == "done"]
+    return min(done, key=_loss, default=None)
+
+
+def judged(records: Iterable[Record]) -> list[Record]:
+    """The completed confirmation runs of what tuning found best.
+
+    An arm that was tuned further has others too, of what was best then, on the same seeds.
+    """
+    records = list(records)
+    chosen = {arm: best(records, arm) for arm in {r.trial.arm for r in records}}
+    return [
+        r
+        for r in records
+        if r.phase == "confirm"
+        and r.status == "done"
+        and ((found := chosen[r.trial.arm]) is None or found.trial.params == r.trial.params)
+    ]
+
+
+def _loss(record: Record) -> float:
+    loss = record.score(OBJECTIVE)
+    return math.inf if loss is None else loss

@@ -13,11 +13,11 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from harness import plugins
-from harness.record import Record
+from harness.record import OBJECTIVE, Record
 from harness.spec import Arm, Range, Scalar
 
-OBJECTIVE = "validation_loss"
-"""What tuning minimises: less noisy than an accuracy on the same rows."""
+RANDOM_TRIALS = 4
+"""Trials drawn at random before the sampler has something to go by, where the study file gives no start values."""
 
 LEARNS_FROM = {"done": TrialState.COMPLETE, "failed": TrialState.FAIL, "killed": TrialState.FAIL}
 """How Optuna is told of a status; the others say that the configuration is bad (PRUNED), which its sampler heeds."""
@@ -111,7 +111,10 @@ class ArmSearch:
         if not any(t.state == TrialState.WAITING for t in trials):
             if self._live:
                 return None
-            self._study.sampler = optuna.samplers.TPESampler(seed=self._seed(len(trials)), n_startup_trials=4)
+            random_first = len(self._starts) or RANDOM_TRIALS
+            self._study.sampler = optuna.samplers.TPESampler(
+                seed=self._seed(len(trials)), n_startup_trials=random_first
+            )
         asked = self._study.ask(self._spaces)
         return self._given(asked.number, asked.params)
 
@@ -166,17 +169,6 @@ class ArmSearch:
     def _seed(self, trial: int) -> int:
         text = f"{self._study.study_name} {self.seed} {trial}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
-
-
-def best(records: Iterable[Record], arm: str) -> Record | None:
-    """The arm's search trial with the lowest validation loss; None when none was completed."""
-    done = [r for r in records if r.trial.arm == arm and r.phase == "search" and r.status == "done"]
-    return min(done, key=_loss, default=None)
-
-
-def _loss(record: Record) -> float:
-    loss = record.score(OBJECTIVE)
-    return math.inf if loss is None else loss
 
 
 def _whole_numbers(arm: Arm) -> set[str]:

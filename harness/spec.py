@@ -362,7 +362,10 @@ def _set(tree: dict[str, Any], dotted: str, value: Any) -> None:
         tree = tree[parent]
         if not isinstance(tree, dict):
             raise SpecError(f"{dotted}: {'.'.join(parents[: i + 1])} is a value, it has no keys below it")
-    tree[last] = value
+    if value is None:  # back to the default; `arms.full=null` leaves an arm out
+        tree.pop(last, None)
+    else:
+        tree[last] = value
 
 
 SHOULD_BE = {

@@ -3,7 +3,9 @@
     <store>/<study>/study.yaml                    the question, every default spelled out
     <store>/<study>/{trials,scores,examples,steps,stages}/<trial>-<attempt>.parquet
     <store>/<study>/adapters/<trial>/             PEFT folders of confirmed runs
-    <store>/<study>/{logs,wandb,data}/  search.journal
+    <store>/<study>/models/<trial>/               whole models of methods without an adapter, first seed only
+    <store>/<study>/{logs,wandb,data}/            logs of trials, offline W&B runs, tokenized rows
+    <store>/<study>/search.journal, pins.json     Optuna's trials; the hashes of model and data at the start
 
 Each table reads with plain pandas (`pd.read_parquet("results/x/trials")`) or DuckDB. A file is written under a
 temporary name and renamed; the row in `trials` comes last, so rows of other tables without it belong to a run that was
@@ -27,7 +29,6 @@ import pyarrow.parquet as pq
 from harness.errors import StoreError, did_you_mean
 from harness.record import (
     SCHEMA_VERSION,
-    SETTLED,
     Example,
     Record,
     Score,
@@ -128,10 +129,6 @@ class StudyStore:
         latest = self._latest_attempts() if table != "trials" else _latest(whole)
         kept = whole.merge(latest, on=["trial_id", "attempt"])
         return kept.sort_values("started_at", ignore_index=True) if table == "trials" else kept
-
-    def settled(self) -> dict[str, Record]:
-        """Trials that need not run again, by id."""
-        return {r.trial_id: r for r in self.records() if r.status in SETTLED}
 
     def _latest_attempts(self) -> pd.DataFrame:
         names = [p.stem.rsplit("-", 1) for p in (self.folder / "trials").glob("*.parquet")]

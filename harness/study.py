@@ -12,10 +12,11 @@ from harness.checks import check_arms
 from harness.data import check as check_data
 from harness.errors import SpecError, StoreError
 from harness.interfaces import Event, Interrupted, Job, Launcher
-from harness.record import SETTLED, Record
-from harness.search import ArmSearch, Asked, best, open_storage
+from harness.record import SETTLED, Record, best
+from harness.search import ArmSearch, Asked, open_storage
 from harness.spec import Scalar, StudySpec
 from harness.store import Store, StudyStore
+from harness.tasks import check_metric
 from harness.trial import ZERO_SHOT, Phase, Trial
 
 TRIES_WHEN_KILLED = 2
@@ -68,6 +69,7 @@ def run_study(
         StoreError: the folder holds another question; SpecError, PluginError, DataError, NotReady: as they say.
     """
     check_arms(spec)
+    check_metric(spec)
     check_data(spec.controls.data, sources.find_data(spec.controls.data))
     study_store = store.open(spec)
     lock = filelock.FileLock(study_store.folder / ".lock", timeout=0)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from harness.compare import Comparison, Verdict, compare, mean_interval
-from harness.record import Record, Score
+from harness.record import Record, Score, judged
 from harness.spec import AUTO, StudySpec
 from harness.store import StudyStore
 from harness.trial import ZERO_SHOT
@@ -79,7 +79,7 @@ def summarise(store: StudyStore) -> Summary:
     metric = primary_metric(spec, records)
     sample = next((s for r in records for s in r.scores if _name(s) == metric), None)
     better = sample.higher_is_better if sample else metric != LOSS
-    scores = judged_scores(store, records, metric)
+    scores = judged_scores(store, judged(records), metric)
     comparison = _against(scores, spec.baseline, spec, better)
     others = [name for name in spec.arms if name != spec.baseline]
     pairs = [
@@ -110,22 +110,22 @@ def primary_metric(spec: StudySpec, records: Sequence[Record]) -> str:
     """The metric that is compared: the named one, else the first target task's first metric, else held-out loss."""
     if spec.objective.metric != AUTO:
         return spec.objective.metric
-    judged = (r for r in records if r.phase != "search" and r.status == "done")
-    targets = [_name(s) for r in judged for s in r.scores if s.role == "target"]
+    asked = (r for r in records if r.phase != "search" and r.status == "done")
+    targets = [_name(s) for r in asked for s in r.scores if s.role == "target"]
     order = spec.controls.evaluate.tasks
     if order != AUTO:
         targets.sort(key=lambda name: next((i for i, t in enumerate(order) if name.split("/")[0] in t), len(order)))
     return targets[0] if targets else LOSS
 
 
-def judged_scores(store: StudyStore, records: Sequence[Record], metric: str) -> pd.DataFrame:
-    """Per-item scores of the completed confirmation runs, as `compare` takes them."""
+def judged_scores(store: StudyStore, runs: Sequence[Record], metric: str) -> pd.DataFrame:
+    """Per-item scores of the runs that are judged, as `compare` takes them."""
     task, _, name = metric.partition("/")
-    done = {r.trial_id for r in records if r.phase == "confirm" and r.status == "done"}
+    ids = {r.trial_id for r in runs}
     examples = store.table("examples")
     if not len(examples):
         return pd.DataFrame(columns=["arm", "seed", "example_id", "score"])
-    wanted = examples["trial_id"].isin(done) & (examples["task"] == task)
+    wanted = examples["trial_id"].isin(ids) & (examples["task"] == task)
     if name:
         wanted &= examples["metric"] == name
     return examples.loc[wanted, ["arm", "seed", "example_id", "score"]]
@@ -196,24 +196,24 @@ def _row(spec: StudySpec, name: str, records: Sequence[Record], metric: str) -> 
     arm = spec.arms[name]
     mine = [r for r in records if r.trial.arm == name]
     search = [r for r in mine if r.phase == "search"]
-    judged = [r for r in mine if r.phase == "confirm" and r.status == "done"]
-    chosen = judged[0].trial.params.get("learning_rate") if judged else None
+    runs = judged(mine)
+    chosen = runs[0].trial.params.get("learning_rate") if runs else None
     rates = sorted({float(r.trial.params["learning_rate"]) for r in search if r.status == "done"})
     tried = "learning_rate" in arm.search and len(rates) > 1
     return ArmRow(
         arm=name,
         method=arm.method,
         quantization=arm.quantization,
-        score=_measured(judged, metric),
-        loss=_measured(judged, LOSS),
-        retention=_retention(judged),
+        score=_measured(runs, metric),
+        loss=_measured(runs, LOSS),
+        retention=_retention(runs),
         learning_rate=float(chosen) if chosen is not None else None,
         at_edge=tried and chosen is not None and float(chosen) in (rates[0], rates[-1]),
-        peak_bytes=max((p for r in judged if (p := peak_bytes(r)) is not None), default=None),
-        train_seconds=_mean([s.seconds for r in judged for s in r.stages if s.stage == "train"]),
-        tokens_per_second=_mean([r.train.tokens_per_second for r in judged if r.train and r.train.tokens_per_second]),
+        peak_bytes=max((p for r in runs if (p := peak_bytes(r)) is not None), default=None),
+        train_seconds=_mean([r.train.loop_seconds for r in runs if r.train]),
+        tokens_per_second=_mean([r.train.tokens_per_second for r in runs if r.train and r.train.tokens_per_second]),
         energy_joules=_mean(
-            [s.energy_joules for r in judged for s in r.stages if s.stage == "train" and s.energy_joules]
+            [s.energy_joules for r in runs for s in r.stages if s.stage == "train" and s.energy_joules]
         ),
         search_trials=len(search),
         search_seconds=sum(r.seconds for r in search),

@@ -165,10 +165,11 @@ def train(
 
 
 def set_adapter_dtype(model: "PreTrainedModel", dtype: torch.dtype) -> None:
-    """Give every adapter weight this dtype. Weights of the base, trained or not, keep theirs."""
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(dtype)
+    """Give every adapter weight this dtype. Weights of the base keep theirs: beside adapters they are frozen."""
+    if hasattr(model, "peft_config"):
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
 
 
 def _arguments(
@@ -255,16 +256,23 @@ def _summary(
         padded_share=1 - tokens / positions if positions else 0.0,
         tokens_per_second=timed / seconds if seconds > 0 else None,
         warmup_steps_excluded=warm,
+        loop_seconds=sum(watch.step_seconds),
         final_loss=watch.steps[-1].loss if watch.steps else None,
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        total_parameters=sum(p.numel() for p in model.parameters()),
+        total_parameters=sum(_weights(p) for p in model.parameters()),
     )
+
+
+def _weights(parameter: torch.nn.Parameter) -> int:
+    """Weights that a parameter stands for; bitsandbytes packs two 4-bit ones in a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(state.shape) if state is not None else parameter.numel()
 
 
 def _resolved(trainer: SFTTrainer, model: "PreTrainedModel") -> dict[str, Any]:
     """The settings as the libraries took them, their defaults included, paths and tokens left out."""
     arguments = {k: v for k, v in trainer.args.to_dict().items() if not k.endswith(("_dir", "_token", "hub_model_id"))}
-    adapter = [p for n, p in model.named_parameters() if "lora_" in n]
+    adapter = [p for p in model.parameters() if p.requires_grad] if hasattr(model, "peft_config") else []
     state = [t for s in trainer.optimizer.state.values() for t in s.values() if torch.is_tensor(t) and t.dim() > 0]
     return {
         "trainer": arguments,

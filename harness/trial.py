@@ -41,4 +41,6 @@ class Trial(Value):
     @property
     def label(self) -> str:
         rate = self.params.get("learning_rate")
-        return f"{self.arm} {self.phase} seed {self.seed}" + (f" lr {rate:.3g}" if isinstance(rate, float | int) else "")
+        return f"{self.arm} {self.phase} seed {self.seed}" + (
+            f" lr {rate:.3g}" if isinstance(rate, float | int) else ""
+        )

@@ -19,12 +19,13 @@ from transformers import AutoTokenizer, set_seed
 from harness import accounting, environment, plugins, sources
 from harness.data import Prepared, prepare
 from harness.errors import HarnessError
-from harness.evaluate import held_out_loss, run_tasks, tasks_of
+from harness.evaluate import held_out_loss, run_tasks
 from harness.interfaces import Event, Job, Tracker
 from harness.measure import Stages
 from harness.record import Example, Record, Score, StageName, Status, Step
 from harness.spec import AUTO, Device
 from harness.store import StudyStore
+from harness.tasks import tasks_of
 from harness.train import DTYPES, Diverged, Trained, train
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Emit = Callable[[Event], None]
+
+NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What a RuntimeError says where memory ran out outside PyTorch's caching allocator: on the CPU, in CUDA, in cuBLAS."""
 
 
 @dataclass
@@ -149,8 +153,9 @@ def follow_the_stages(run: Run) -> None:
             )
             run.resolved |= run.trained.resolved
 
-    with run.stage("evaluate"):
-        _evaluate(run, model, tokenizer, rows)
+    compute = DTYPES[controls.train.compute_dtype]
+    with run.stage("evaluate"), torch.autocast(run.device.type, compute, enabled=compute != torch.float32):
+        _evaluate(run, model, tokenizer, rows)  # computes as training did
 
     if trial.phase == "confirm":
         with run.stage("save"):
@@ -162,7 +167,7 @@ def outcome(error: BaseException) -> tuple[Status, str]:
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if isinstance(error, Diverged):
         return "diverged", text
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in str(error) for w in NO_MEMORY):
         return "out_of_memory", text
     if isinstance(error, HarnessError):
         return "failed", text

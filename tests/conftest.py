@@ -50,6 +50,7 @@ def make_record() -> MakeRecord:
                 padded_share=0.25,
                 tokens_per_second=150.0,
                 warmup_steps_excluded=1,
+                loop_seconds=1.5,
                 final_loss=0.5,
                 trainable_parameters=10,
                 total_parameters=100,
@@ -120,8 +121,8 @@ def model_folder(tokenizer: "PreTrainedTokenizerBase", tmp_path_factory: pytest.
 def a_llama(folder: Path, tokenizer: "PreTrainedTokenizerBase", **changes: Any) -> Path:
     """Write a random Llama; `changes` go to its config.
 
-    Its weights are larger than the usual 0.02: with those nearly all would flow past the layers through the residual, and
-    a layer that is cut off would hardly show.
+    Its weights are larger than the usual 0.02: with those nearly all would flow past the layers through the residual,
+    and a layer that is cut off would hardly show.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

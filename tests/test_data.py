@@ -76,7 +76,8 @@ FORMATS: dict[str, tuple[Callable[[str], dict[str, Any]], str, str, list[str]]] 
         "messages", f"Be kind.\n### Human: {{}}\n### Assistant: y{END}", [f"y{END}"],
     ),
     "prompt, completion": (
-        lambda x: {"prompt": f"Say {x}", "completion": f" {x}"}, "prompt-completion", f"Say {{}} {{}}{END}", [f" {{}}{END}"],
+        lambda x: {"prompt": f"Say {x}", "completion": f" {x}"},
+        "prompt-completion", f"Say {{}} {{}}{END}", [f" {{}}{END}"],
     ),
     "prompt, response": (
         lambda x: {"prompt": f"Say {x}", "response": x}, "prompt-completion", f"Say {{}}\n{{}}{END}", [f"{{}}{END}"],
@@ -85,7 +86,8 @@ FORMATS: dict[str, tuple[Callable[[str], dict[str, Any]], str, str, list[str]]] 
         lambda x: {"question": f"Say {x}", "answer": x}, "prompt-completion", f"Say {{}}\n{{}}{END}", [f"{{}}{END}"],
     ),
     "instruction, response": (
-        lambda x: {"instruction": f"Say {x}", "response": x}, "prompt-completion", f"Say {{}}\n{{}}{END}", [f"{{}}{END}"],
+        lambda x: {"instruction": f"Say {x}", "response": x},
+        "prompt-completion", f"Say {{}}\n{{}}{END}", [f"{{}}{END}"],
     ),
     "input, output": (
         lambda x: {"input": f"Say {x}: ", "output": x}, "prompt-completion", f"Say {{}}: {{}}{END}", [f"{{}}{END}"],

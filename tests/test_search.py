@@ -12,8 +12,8 @@ import pytest
 from conftest import MakeRecord
 from optuna.trial import TrialState
 
-from harness.record import Record
-from harness.search import ArmSearch, Asked, best, open_storage
+from harness.record import Record, best
+from harness.search import ArmSearch, Asked, open_storage
 from harness.spec import Arm
 
 RATE = {"low": 1e-4, "high": 1e-2, "log": True, "start": [1e-3, 1e-2]}

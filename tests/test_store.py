@@ -163,7 +163,7 @@ def test_a_folder_reads_as_one_table_with_plain_pandas(uneven: StudyStore, table
 
 @pytest.mark.parametrize("table", TABLES)
 def test_a_folder_reads_as_one_table_with_duckdb(uneven: StudyStore, table: str) -> None:
-    rows = duckdb.sql(f"select * from '{uneven.folder}/{table}/*.parquet'").df()
+    rows = duckdb.connect().execute(f"select * from '{uneven.folder}/{table}/*.parquet'").df()
     assert list(rows.columns) == SCHEMAS[table].names
     assert len(rows) == len(pd.read_parquet(uneven.folder / table))
 

@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class MadeUp:
 class Silent:
     """A watcher that tells nobody."""
 
-    def begin(self, total: int, done: list[Record]) -> None: ...
+    def begin(self, total: int, done: Sequence[Record]) -> None: ...
 
     def started(self, trial: Trial) -> None: ...
 
@@ -267,9 +267,9 @@ def test_a_data_file_that_has_changed_since_is_refused(tmp_path: Path, make_spec
         ({"method": "full", "quantization": "nf4"}, "arms.a: full cannot train a base stored in nf4"),
         ({"params": {"learning_rate": 1e-3, "ranc": 8}}, "ranc is not a parameter of lora on fp32; did you mean rank?"),
         ({"params": {"learning_rate": 1e-3, "rank": 0}}, "params.rank: Input should be greater than 0"),
-        ({"params": {"rank": 8}, "search": {"learning_rate": {"low": 1, "high": 2}, "dropout": {"choices": [0, 1]}}},
+        ({"search": {"dropout": {"choices": [0, 1]}}},
          "params.dropout: Input should be less than 1"),
-        ({"params": {}, "search": {"learning_rate": {"low": 1, "high": 2}, "rank": {"low": 4, "high": 8, "start": [4.5]}}},
+        ({"search": {"rank": {"low": 4, "high": 8, "start": [4.5]}}},
          "params.rank: Input should be a valid integer"),
     ],
 )  # fmt: skip

@@ -61,16 +61,17 @@ def _known(arm: str, spec: "StudySpec", folder: Path) -> None:
 
 
 def _found(one: Any, spec: "StudySpec", records: "list[Record]", a: str, b: str, margin: float) -> dict[str, Any]:
+    from harness.record import judged
     from harness.summary import LOSS, judged_scores, primary_metric, summarise
 
     rows = {r.arm: r for r in summarise(one).arms}
     first = primary_metric(spec, records)
-    judged = [r for r in records if r.phase == "confirm" and r.status == "done" and r.trial.arm in {a, b}]
-    names = {s.task if s.role == "loss" else f"{s.task}/{s.metric}": s for r in judged for s in r.scores}
+    runs = [r for r in judged(records) if r.trial.arm in {a, b}]
+    names = {s.task if s.role == "loss" else f"{s.task}/{s.metric}": s for r in runs for s in r.scores}
     order = [n for n in dict.fromkeys([first, LOSS, *sorted(names)]) if n in names and n != "validation_loss"]
     metrics = []
     for name in order:
-        scores = judged_scores(one, judged, name)
+        scores = judged_scores(one, runs, name)
         metrics.append(_metric(scores, name, a, b, margin if name == first else 0.0, names[name].higher_is_better))
     return {
         "study": spec.name,

@@ -23,17 +23,15 @@ def command(
 
     from harness.cli.compare import _known, _only
     from harness.errors import StoreError
+    from harness.record import judged
     from harness.store import Store
 
     results = Store(store)
     one = results.study(study or _only(results.studies(), store))
     spec = one.spec()
     _known(arm, spec, one.folder)
-    kept = [
-        r
-        for r in one.records()
-        if r.trial.arm == arm and r.adapter_path and r.question_id == spec.question_id and seed in (None, r.trial.seed)
-    ]
+    runs = judged(r for r in one.records() if r.trial.arm == arm and r.question_id == spec.question_id)
+    kept = [r for r in runs if r.adapter_path and seed in (None, r.trial.seed)]
     if not kept:
         wanted = f"no model of {arm}" + (f" with seed {seed}" if seed is not None else "") + f" is kept in {one.folder}"
         raise StoreError(wanted, f"harness study {spec.name}")

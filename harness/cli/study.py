@@ -52,9 +52,11 @@ def command(
     from harness.spec import load_study
     from harness.store import Store
     from harness.summary import summarise
+    from harness.tasks import check_metric
 
     spec = load_study(find_study(study), overrides)
     checks.check_arms(spec)
+    check_metric(spec)
     for warning in checks.require(spec, store):
         click.echo(f"warning: {warning.what}", err=True)
     from harness.study import run_study  # imports Optuna, which is not needed to refuse a study

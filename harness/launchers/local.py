@@ -72,7 +72,6 @@ class Local:
                 process.kill()
 
     def _run(self, job: Job, gpu: int | None, on_event: Callable[[Event], None]) -> Record:
-        started, began = datetime.now(UTC), time.perf_counter()
         receiver, sender = self._context.Pipe(duplex=False)
         with self._lock:
             if self._stopping:
@@ -81,7 +80,8 @@ class Local:
             process = self._context.Process(
                 target=_child, args=(job.model_dump_json(), sender, gpu, self.threads), name=f"trial {job.trial.id}"
             )
-            process.start()
+            process.start()  # the first one waits for the server's imports, which are not the trial's time
+            started, began = datetime.now(UTC), time.perf_counter()
             self._live[job.trial.id] = process
         sender.close()
         last = Event(kind="stage", stage="start")

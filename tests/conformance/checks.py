@@ -20,7 +20,6 @@ from harness.quantization.fp32 import plugin as fp32
 from harness.spec import Dtype, Training
 from harness.train import DTYPES, Trained, train
 
-CPU = torch.device("cpu")
 SEED = 3
 LEARNING_RATE = 3e-3
 LEAST_COSINE = 0.9
@@ -44,7 +43,7 @@ def check_gradients_reach_what_is_trained_and_only_that(
     """Every weight marked trainable gets a gradient, no other does, and an adapter leaves the base frozen."""
     model = prepared(method, quantization, folder, shaken=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
-    loss_of(model, some_ids()).backward()
+    loss_of(model, some_ids()).backward()  # type: ignore[no-untyped-call]  # torch does not type it
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert trainable, "nothing is trained"
     none = [name for name, p in trainable.items() if p.grad is None or not p.grad.abs().sum() > 0]
@@ -70,7 +69,7 @@ def check_gradients_are_those_of_a_dense_base_after_an_evaluation(
     model = prepared(method, quantization, folder, shaken=True)
     model.eval()
     with torch.inference_mode():
-        model(input_ids=ids)
+        model(input_ids=ids.to(model.device))
     model.train()
     found = gradients(model, ids)
     assert set(found) == set(dense), "other weights are trained than on a dense base"
@@ -98,9 +97,9 @@ def check_adapter_has_the_dtype_of_the_controls(
 def check_adapter_begins_the_same_on_every_base(method: Method, quantization: Quantization, folder: Path) -> None:
     """One seed is one adapter, up to what PEFT rounds when it adds one to a 16-bit base."""
     dense = prepared(method, fp32, folder)
-    begins = {name: p.detach() for name, p in added(dense, fp32, folder).items()}
+    begins = {name: p.detach().float() for name, p in added(dense, fp32, folder).items()}
     for name, p in added(prepared(method, quantization, folder), quantization, folder).items():
-        same = torch.allclose(p.detach().float(), begins[name].float(), rtol=2**-8, atol=1e-6)
+        same = torch.allclose(p.detach().float().cpu(), begins[name], rtol=2**-8, atol=1e-6)
         assert same, f"{name} begins otherwise than on a float32 base"
 
 
@@ -139,7 +138,7 @@ def check_what_was_saved_answers_the_same(
     untrained = logits(load(quantization, folder), ids)
     assert not torch.allclose(expected, untrained, atol=1e-3) or not has_adapter(model)
     model.save_pretrained(kept)
-    found = logits(_tuned(load(quantization, folder), kept, CPU), ids)
+    found = logits(_tuned(load(quantization, folder), kept, model.device), ids)
     largest = float((found - expected).abs().max() / expected.abs().max())
     assert largest <= tolerance, f"logits differ by {largest:.2g} of the largest after loading"
 
@@ -148,8 +147,14 @@ def check_what_was_saved_answers_the_same(
 
 
 def load(quantization: Quantization, folder: Path) -> PreTrainedModel:
+    """The base in float32 but for what is quantized; on the CPU unless the quantization needs a GPU."""
     return quantization.load(
-        str(folder), quantization.params(), revision=None, compute=torch.float32, device="cpu", remote_code=False
+        str(folder),
+        quantization.params(),
+        revision=None,
+        compute=torch.float32,
+        device="cuda" if quantization.needs == "cuda" else "cpu",
+        remote_code=False,
     )
 
 
@@ -175,7 +180,7 @@ def shake(weights: dict[str, torch.nn.Parameter]) -> None:
     draw = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
         for _, p in sorted(weights.items()):
-            p.copy_(p.float() + 0.05 * torch.randn(p.shape, generator=draw))
+            p.copy_(p.float() + 0.05 * torch.randn(p.shape, generator=draw).to(p.device))
 
 
 def added(model: PreTrainedModel, quantization: Quantization, folder: Path) -> dict[str, torch.nn.Parameter]:
@@ -209,18 +214,19 @@ def some_ids() -> Tensor:
 @torch.inference_mode()
 def logits(model: PreTrainedModel, ids: Tensor) -> Tensor:
     model.eval()
-    found: Tensor = model(input_ids=ids).logits.float()
+    found: Tensor = model(input_ids=ids.to(model.device)).logits.float().cpu()
     return found
 
 
 def loss_of(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    ids = ids.to(model.device)
     loss: Tensor = model(input_ids=ids, labels=ids).loss
     return loss
 
 
 def gradients(model: PreTrainedModel, ids: Tensor) -> dict[str, Tensor]:
-    loss_of(model, ids).backward()
-    return {n: p.grad.float() for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+    loss_of(model, ids).backward()  # type: ignore[no-untyped-call]  # torch does not type it
+    return {n: p.grad.float().cpu() for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
 
 
 def trained_on(model: PreTrainedModel, folder: Path, settings: Training) -> Trained:
