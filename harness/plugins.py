@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import importlib.util
 import pkgutil
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points

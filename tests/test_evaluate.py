@@ -92,12 +92,12 @@ def test_a_choice_is_the_likeliest_after_the_rendered_question(
         before = rendered(item["question"], tokenizer)
         answers = [tokenizer(c, add_special_tokens=False)["input_ids"] for c in item["choices"]]
         likelihoods = [log_likelihood(model, before, answer) for answer in answers]
-        best = max(range(len(answers)), key=lambda i: likelihoods[i])
-        right = item["choices"].index(item["answer"])
-        assert (example.prediction, example.target) == (str(best), str(right)), item["question"]
-        assert example.score == (best == right)
+        best = item["choices"][max(range(len(answers)), key=lambda i: likelihoods[i])]
+        assert (example.prediction, example.target) == (best, item["answer"]), item["question"]
+        assert example.score == (best == item["answer"])
     assert score.value == pytest.approx(sum(e.score for e in examples) / ITEMS)
     assert (score.metric, score.items, score.role, score.higher_is_better) == ("acc", ITEMS, "target", True)
+    assert score.majority == majority([item["answer"] for item in items])
 
 
 def test_an_answer_is_what_greedy_decoding_writes(
@@ -145,7 +145,7 @@ def test_a_task_of_ones_own_is_run_with_its_data_beside_it(
     model, tokenizer = embedded
     scores, examples = run_tasks(model, tokenizer, {str(path): "retention"}, Evaluation(), False)
     assert [(s.task, s.metric, s.items, s.role) for s in scores] == [("mine", "acc", 2, "retention")]
-    assert [e.target for e in examples] == ["0", "1"]
+    assert [e.target for e in examples] == ["a", "b"]
 
 
 def test_an_unknown_task_is_named(embedded: "tuple[PreTrainedModel, PreTrainedTokenizerBase]", tmp_path: Path) -> None:

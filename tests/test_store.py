@@ -11,7 +11,7 @@ import pytest
 from conftest import MakeRecord, MakeSpec
 
 from harness.errors import StoreError
-from harness.record import SCHEMA_VERSION, SETTLED, Example, Record, Status
+from harness.record import SCHEMA_VERSION, Example, Record, Status
 from harness.store import SCHEMA_KEY, SCHEMAS, TABLES, Store, StudyStore
 
 BARE: dict[str, typing.Any] = {"train": None, "memory": None, "steps": [], "scores": [], "stages": []}
@@ -58,7 +58,6 @@ def test_every_way_of_ending_is_kept(store: StudyStore, make_record: MakeRecord,
     store.write(whole)
     store.write(bare)
     assert {r.trial_id: r for r in store.records()} == {whole.trial_id: without_lists(whole), bare.trial_id: bare}
-    assert (bare.trial_id in store.settled()) == (status in SETTLED)
 
 
 def test_the_latest_attempt_is_the_one_that_counts(store: StudyStore, make_record: MakeRecord) -> None:
