@@ -109,7 +109,7 @@ class Evaluation(Section):
     """Items per task."""
     batch: int = Field(64, gt=0)
     chat_template: bool | Literal["auto"] = AUTO
-    """Wrap questions in the chat template; `auto`: when the training rows are conversations."""
+    """Wrap questions in the chat template; `auto`: retention tasks always, targets when the rows are conversations."""
 
 
 class Controls(Section):

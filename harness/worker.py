@@ -210,12 +210,20 @@ def _evaluate(run: Run, model: "PreTrainedModel", tokenizer: "PreTrainedTokenize
         run.scores += scores
         run.examples += examples
     if trial.phase != "search":
-        chat = rows.conversational if settings.chat_template == AUTO else bool(settings.chat_template)
-        scores, examples = run_tasks(
-            model, tokenizer, tasks_of(trial.controls), settings, chat and tokenizer.chat_template is not None
-        )
-        run.scores += scores
-        run.examples += examples
+        roles = tasks_of(trial.controls)
+        for role in ("target", "retention"):
+            chat = tokenizer.chat_template is not None and _asked_as_chat(role, settings.chat_template, rows)
+            asked = {task: r for task, r in roles.items() if r == role}
+            scores, examples = run_tasks(model, tokenizer, asked, settings, chat)
+            run.scores += scores
+            run.examples += examples
+
+
+def _asked_as_chat(role: str, wanted: bool | str, rows: Prepared) -> bool:
+    """`auto`: what training teaches is asked as the rows ask; what the base could do, as the base is used to."""
+    if wanted == AUTO:
+        return role == "retention" or rows.conversational
+    return bool(wanted)
 
 
 def _save(run: Run, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> str | None:

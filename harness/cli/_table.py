@@ -27,7 +27,7 @@ def render(summary: Summary) -> str:
     lines = [table(head, rows)]
     if summary.majority is not None:
         lines.append(f"always the most frequent answer: {summary.metric} {summary.majority:.3f}")
-    lines.append("values: mean over fresh seeds [95 % interval over seeds]")
+    lines.append("values: mean over fresh seeds ± half of the 95 % interval over seeds")
     lines += ["", summary.sentence]
     alike = [f"{v.arm} and {v.baseline}" for v in summary.pairs if v.label == "not shown"]
     if alike:
@@ -87,7 +87,7 @@ def _measured(value: Measured | None) -> str:
         return "-"
     if value.low is None or value.high is None:
         return f"{value.mean:.3f} (one seed)"
-    return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    return f"{value.mean:.3f} ± {(value.high - value.low) / 2:.3f}"
 
 
 def _plain(value: float | None) -> str:

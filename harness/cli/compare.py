@@ -170,6 +170,12 @@ def _text(found: dict[str, Any], a: str, b: str) -> str:
     times = [cost[x]["train_seconds"] for x in (a, b)]
     if all(times):
         lines.append(f"train time    {duration(times[0])} | {duration(times[1])}   {times[0] / times[1]:.2f} x")
-    lines.append("differs in    " + ", ".join(f"{k} {x} | {y}" for k, (x, y) in found["differs_in"].items()))
+    lines.append(
+        "differs in    " + ", ".join(f"{k} {_or_none(x)} | {_or_none(y)}" for k, (x, y) in found["differs_in"].items())
+    )
     lines.append(f"tuned with    {cost[a]['search_trials']} | {cost[b]['search_trials']} trials")
     return "\n".join(lines)
+
+
+def _or_none(value: Any) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -20,6 +20,8 @@ def command(
 ) -> None:
     """Let the base and the fine-tuned model of ARM answer a prompt, greedily."""
     import json
+    import warnings
+    from logging import ERROR, getLogger
 
     from harness.cli.compare import _known, _only
     from harness.errors import StoreError
@@ -39,6 +41,8 @@ def command(
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("bitsandbytes").setLevel(ERROR)  # it reports a kernel of the hub that is not used here
+    warnings.simplefilter("ignore", FutureWarning)  # between libraries, nothing that a reader could mend
     from harness.generate import side_by_side
 
     record = kept[0]

@@ -36,6 +36,7 @@ SERVER_VARIABLES = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
     "BITSANDBYTES_NOWELCOME": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # between libraries; each trial's log would repeat them
 }
 
 
