@@ -1,5 +1,6 @@
 """Rows of text in, tokenized splits out: the same for every arm and seed of a study."""
 
+import contextlib
 import csv
 import json
 import random
@@ -20,7 +21,7 @@ from harness.spec import DataSource, digest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raised when the same rows would be tokenized or split differently."""
 
 IGNORED = -100
@@ -97,8 +98,9 @@ def prepare(
     settings = source.model_dump(exclude={"path", "revision"})
     key = digest([CACHE_VERSION, found.digest, settings, _tokenizer_digest(tokenizer), max_length])
     path = cache / f"{key}.parquet"
-    if not path.is_file():
-        _write(path, _make(source, found, tokenizer, max_length))
+    with contextlib.suppress(OSError, pa.ArrowInvalid):  # missing or cut off: make it (again)
+        return _read(path)
+    _write(path, _make(source, found, tokenizer, max_length))
     return _read(path)
 
 
@@ -122,10 +124,43 @@ def check(source: DataSource, found: Source) -> None:
     Raises:
         DataError: as `read_rows`, `recognise` and `split_rows`.
     """
-    if found.kind != "hub":
-        rows = read_rows(source, found)
-        recognise(rows[0].keys(), source)
-        split_rows([str(i) for i in range(min(len(rows), source.rows or len(rows)))], source)
+    if found.kind == "hub":
+        return
+    rows = read_rows(source, found)
+    kind, columns = recognise(rows[0].keys(), source)
+    stand_in: Any = _StandIn()
+    pieces = [row_segments(source, number, row, kind, columns, stand_in) for number, row in enumerate(rows)]
+    usable = dict.fromkeys(json.dumps(p) for p in pieces if any(trained for _, trained in p))
+    if not usable:
+        raise DataError(f"{source.path}: none of its {len(rows)} rows has an answer to train on")
+    split_rows([_prompt(json.loads(p)) for p in list(usable)[: source.rows]], source)
+
+
+class _StandIn:
+    """In a tokenizer's place where rows are only looked at."""
+
+    eos_token = ""
+    chat_template = None
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
+        return "".join(f"{m['role']}: {m['content']}\n" for m in messages)
+
+
+def row_segments(
+    source: DataSource, number: int, row: Row, kind: str, columns: Mapping[str, str], tokenizer: Any
+) -> list[tuple[str, bool]]:
+    """`segments`, with the row's number in what goes wrong."""
+    try:
+        return segments(row, kind, columns, tokenizer)
+    except KeyError as error:
+        raise DataError(f"{source.path}: row {number + 1} has no column {error}") from error
+    except DataError as error:
+        raise DataError(f"{source.path}: row {number + 1}: {error.message}", error.remedy) from error
+
+
+def _prompt(pieces: Sequence[Sequence[Any]]) -> str:
+    """What rows that must share a split have in common."""
+    return "".join(str(text) for text, trained in pieces[:1] if not trained) or json.dumps(pieces)
 
 
 def recognise(columns: Iterable[str], source: DataSource) -> tuple[str, dict[str, str]]:
@@ -134,7 +169,7 @@ def recognise(columns: Iterable[str], source: DataSource) -> tuple[str, dict[str
     Raises:
         DataError: the columns fit no format, or not the one that was named.
     """
-    columns = list(columns)
+    columns = [str(c) for c in columns]
     given = dict(source.columns)
     for ours, theirs in given.items():
         if theirs not in columns:
@@ -179,15 +214,20 @@ def segments(
     if kind == "messages":
         return render(_messages(row[columns["messages"]]), tokenizer)
     if kind == "text":
-        text = str(row[columns["text"]] or "")
+        text = _plain(row[columns["text"]])
         marked = split_markup(text)
-        return render(marked, tokenizer) if marked else [(text + (tokenizer.eos_token or ""), True)]
+        return render(marked, tokenizer) if marked else [(text + (tokenizer.eos_token or ""), bool(text))]
     end = tokenizer.eos_token or ""
     if kind == "alpaca":
-        fields = {k: str(row[c] or "") for k, c in columns.items()}
+        fields = {k: _plain(row[c]) for k, c in columns.items()}
         prompt = (ALPACA_INPUT if fields.get("input") else ALPACA).format(**fields)
-        return [(prompt, False), (fields["output"] + end, True)]
-    prompt, completion = str(row[columns["prompt"]] or ""), str(row[columns["completion"]] or "")
+        return [(prompt, False), (fields["output"] + end, True)] if fields["output"] else [(prompt, False)]
+    asked, answered = row[columns["prompt"]], row[columns["completion"]]
+    if isinstance(asked, list) and isinstance(answered, list):  # TRL's conversational prompt and completion
+        return render(_messages([*asked, *answered]), tokenizer)
+    prompt, completion = _plain(asked), _plain(answered)
+    if not completion:
+        return [(prompt, False)]
     if not prompt[-1:].isspace() and not completion[:1].isspace():
         prompt += "\n"
     return [(prompt, False), (completion + end, True)]
@@ -208,7 +248,8 @@ def render(messages: Sequence[Mapping[str, str]], tokenizer: "PreTrainedTokenize
                 "the tokenizer's chat template changes earlier turns when one follows, so answers cannot be found",
                 "give the rows as prompt and completion: controls.data.format=prompt-completion",
             )
-        pieces += [(before[len(done) :], False), (after[len(before) :], True)]
+        # an empty answer would only teach to stop
+        pieces += [(before[len(done) :], False), (after[len(before) :], bool(message["content"]))]
         done = after
     return pieces
 
@@ -269,11 +310,12 @@ def split_rows(prompts: Sequence[str], source: DataSource) -> list[SplitName]:
             taken += rows_of[prompt]
     splits = [place.get(p, "train") for p in prompts]
     if "train" not in splits:
-        tenth = max(1, len(prompts) // 10)
+        tenth = len(unique) // 10
+        remedy = f"controls.data.validation_rows={tenth} controls.data.test_rows={tenth}"
         raise DataError(
-            f"{source.path}: {len(prompts)} usable rows; validation_rows={source.validation_rows} and "
-            f"test_rows={source.test_rows} leave none to train on",
-            f"controls.data.validation_rows={tenth} controls.data.test_rows={tenth}",
+            f"{source.path}: {len(prompts)} usable rows with {len(unique)} different prompts, which stay together; "
+            f"validation_rows={source.validation_rows} and test_rows={source.test_rows} leave none to train on",
+            remedy if tenth else "more rows: at least three different prompts, and better hundreds",
         )
     return splits
 
@@ -288,12 +330,7 @@ def _make(source: DataSource, found: Source, tokenizer: "PreTrainedTokenizerBase
     kept: list[tuple[str, str, list[int], list[int]]] = []
     conversational = kind == "messages"
     for number, row in enumerate(rows):
-        try:
-            pieces = segments(row, kind, columns, tokenizer)
-        except KeyError as error:
-            raise DataError(f"{source.path}: row {number + 1} has no column {error}") from error
-        except DataError as error:
-            raise DataError(f"{source.path}: row {number + 1}: {error.message}", error.remedy) from error
+        pieces = row_segments(source, number, row, kind, columns, tokenizer)
         conversational |= kind == "text" and len(pieces) > 1
         whole = json.dumps(pieces)
         if whole in seen:
@@ -304,8 +341,7 @@ def _make(source: DataSource, found: Source, tokenizer: "PreTrainedTokenizerBase
         if not any(label != IGNORED for label in labels[1:]):
             dropped["no answer within max_length" if any(t for _, t in pieces) else "no answer"] += 1
             continue
-        prompt = "".join(text for text, trained in pieces[:1] if not trained) or whole
-        kept.append((prompt, digest(whole), ids, labels))
+        kept.append((_prompt(pieces), digest(whole), ids, labels))
     if not kept:
         why = ", ".join(f"{n} {r}" for r, n in dropped.items())
         raise DataError(
@@ -364,7 +400,7 @@ def _read_file(path: Path) -> list[Row]:
 
 def _json_lines(text: str, path: Path) -> list[Row]:
     rows = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would cut at U+2028 inside a string
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -391,8 +427,21 @@ def _messages(value: Any) -> list[dict[str, str]]:
         role = turn.get("role", turn.get("from"))
         if role not in ROLES:
             raise DataError(f"a turn's role is {role!r}; {did_you_mean(str(role), ROLES)}")
-        messages.append({"role": ROLES[role], "content": str(turn.get("content", turn.get("value")) or "")})
+        messages.append({"role": ROLES[role], "content": _plain(turn.get("content", turn.get("value")))})
     return messages
+
+
+def _plain(value: Any) -> str:
+    """A value as text. 0 and false are answers; only what is missing is empty."""
+    if value is None or (isinstance(value, float) and value != value):
+        return ""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str | int | float):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(p, dict) and p.get("type") == "text" for p in value):
+        return "".join(str(p.get("text") or "") for p in value)  # content in parts
+    raise DataError(f"a text is expected, this is {type(value).__name__}: {str(value)[:60]}")
 
 
 def _template(

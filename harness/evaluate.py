@@ -17,6 +17,9 @@ from harness.record import Example, Score
 from harness.spec import Evaluation, read_yaml
 from harness.tasks import Role
 
+FEWSHOT_SEED = 1234
+"""lm-eval's own default, so that few-shot examples are those of published scores."""
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -66,7 +69,7 @@ def run_tasks(
     """
     if not roles:
         return [], []
-    import lm_eval
+    from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
@@ -74,10 +77,15 @@ def run_tasks(
     manager, wanted, names = _load(roles, TaskManager)
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch, device=str(model.device))
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bars do not heed TQDM_DISABLE
-        results = lm_eval.simple_evaluate(
-            model=lm,
-            tasks=wanted,
-            task_manager=manager,
+        loaded = manager.load(wanted)
+        for task in loaded["tasks"].values():
+            if task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        # not simple_evaluate, which describes the machine by a dozen commands (pip list, lscpu ...) on every call
+        results = evaluate(
+            lm=lm,
+            task_dict=loaded,
             limit=settings.limit,
             apply_chat_template=chat_template,
             bootstrap_iters=0,

@@ -151,26 +151,34 @@ class Record(Value):
         return None
 
 
-def best(records: Iterable[Record], arm: str) -> Record | None:
-    """The arm's search trial with the lowest validation loss; None when none was completed."""
-    done = [r for r in records if r.trial.arm == arm and r.phase == "search" and r.status == "done"]
+def best(records: Iterable[Record], arm: str, tuning: int = 0) -> Record | None:
+    """The search trial with the lowest validation loss of an arm's tuning; None when none was completed."""
+    done = [
+        r
+        for r in records
+        if r.trial.arm == arm and r.trial.tuning == tuning and r.phase == "search" and r.status == "done"
+    ]
     return min(done, key=_loss, default=None)
 
 
-def judged(records: Iterable[Record]) -> list[Record]:
-    """The completed confirmation runs of what tuning found best.
+def confirmations(records: Iterable[Record]) -> list[Record]:
+    """The confirmation runs, however they ended, of what each tuning found best.
 
     An arm that was tuned further has others too, of what was best then, on the same seeds.
     """
     records = list(records)
-    chosen = {arm: best(records, arm) for arm in {r.trial.arm for r in records}}
+    chosen = {key: best(records, *key) for key in {(r.trial.arm, r.trial.tuning) for r in records}}
     return [
         r
         for r in records
         if r.phase == "confirm"
-        and r.status == "done"
-        and ((found := chosen[r.trial.arm]) is None or found.trial.params == r.trial.params)
+        and ((found := chosen[r.trial.arm, r.trial.tuning]) is None or found.trial.params == r.trial.params)
     ]
+
+
+def judged(records: Iterable[Record]) -> list[Record]:
+    """The completed ones of `confirmations`."""
+    return [r for r in confirmations(records) if r.status == "done"]
 
 
 def _loss(record: Record) -> float:

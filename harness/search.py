@@ -16,6 +16,13 @@ from harness import plugins
 from harness.record import OBJECTIVE, Record
 from harness.spec import Arm, Range, Scalar
 
+RATE = "learning_rate"
+HALF_DECADE = 10**0.5
+EXTENSIONS = 2
+"""How often the sweep of learning rates is extended beyond its edge."""
+LEAST_SWEPT = 3
+"""Learning rates that make a sweep with two edges and something between them."""
+
 RANDOM_TRIALS = 4
 """Trials drawn at random before the sampler has something to go by, where the study file gives no start values."""
 
@@ -46,10 +53,13 @@ class ArmSearch:
     """The tuning of one arm. Within an arm sampled trials come one after another, so what is tried depends on scores
     alone and not on which process was faster; values given to start with do not wait for each other."""
 
-    def __init__(self, storage: BaseStorage, study: str, name: str, arm: Arm, budget: int, seed: int) -> None:
+    def __init__(
+        self, storage: BaseStorage, study: str, name: str, arm: Arm, budget: int, seed: int, tuning: int = 0
+    ) -> None:
         self.name = name
         self.budget = budget
-        self.seed = seed
+        self.seed = seed + tuning
+        self.tuning = tuning
         self._fixed = dict(arm.params)
         whole = _whole_numbers(arm)
         self._spaces = {k: _distribution(r, k in whole) for k, r in arm.search.items()}
@@ -57,7 +67,7 @@ class ArmSearch:
         self._live: set[int] = set()
         self._study = optuna.create_study(
             storage=storage,
-            study_name=f"{study}/{name}",
+            study_name=f"{study}/{name}/k{tuning}" if tuning else f"{study}/{name}",
             direction="minimize",
             load_if_exists=True,
             pruner=optuna.pruners.NopPruner(),
@@ -66,14 +76,16 @@ class ArmSearch:
     def reconcile(self, records: Iterable[Record], again: Iterable[Record] = ()) -> None:
         """Bring Optuna's trials up to date with the store, and put back those of a journal that was lost.
 
-        Those of `again` are given out once more, each in the place of the one that failed.
+        Those of `again`, and those whose record is gone from the store, are given out once more, each in its own place.
         """
         known = {t.user_attrs.get("trial_id"): t for t in self._trials()}
-        for record in self._mine(again):
-            trial = known.get(record.trial_id)
-            if trial is not None and trial.state == TrialState.FAIL and trial.number not in self._replaced():
+        records = self._mine(records)
+        kept, replaced = {r.trial_id for r in records}, self._replaced()
+        lost = {r.trial_id for r in self._mine(again)} | (known.keys() - kept)
+        for trial in self._trials():
+            if trial.state.is_finished() and trial.user_attrs.get("trial_id") in lost and trial.number not in replaced:
                 self._study.enqueue_trial(trial.params, user_attrs={REPLACES: trial.number})
-        for record in self._mine(records):
+        for record in records:
             trial = known.get(record.trial_id)
             if trial is None:
                 self._study.add_trial(self._frozen(record))
@@ -111,6 +123,11 @@ class ArmSearch:
         if not any(t.state == TrialState.WAITING for t in trials):
             if self._live:
                 return None
+            beyond = self._beyond_the_edge(trials)
+            if beyond is not None:
+                self._study.enqueue_trial(beyond)
+                asked = self._study.ask(self._spaces)
+                return self._given(asked.number, asked.params)
             random_first = len(self._starts) or RANDOM_TRIALS
             self._study.sampler = optuna.samplers.TPESampler(
                 seed=self._seed(len(trials)), n_startup_trials=random_first
@@ -142,13 +159,38 @@ class ArmSearch:
         value = record.score(OBJECTIVE)
         self._study.tell(number, value if state == TrialState.COMPLETE else None, state=state)
 
+    def _beyond_the_edge(self, trials: list[FrozenTrial]) -> dict[str, Scalar] | None:
+        """Half a decade beyond the best learning rate when it is the lowest or highest of all that were tried.
+
+        The same right for every arm: at most twice, inside the arm's own range, out of its own budget.
+        """
+        space = self._spaces.get(RATE)
+        done = [t for t in trials if t.state == TrialState.COMPLETE and RATE in t.params]
+        if not isinstance(space, FloatDistribution) or not space.log or len(done) < LEAST_SWEPT:
+            return None
+        best = min(done, key=lambda t: t.value if t.value is not None else math.inf)
+        rates = sorted(t.params[RATE] for t in trials if RATE in t.params)
+        factor = {rates[0]: HALF_DECADE**-1, rates[-1]: HALF_DECADE}.get(best.params[RATE])
+        swept = self._starts_of_rate()
+        if factor is None or len(rates) - swept >= EXTENSIONS:
+            return None
+        rate = float(f"{best.params[RATE] * factor:.3g}")
+        return {**best.params, RATE: rate} if space.low <= rate <= space.high else None
+
+    def _starts_of_rate(self) -> int:
+        return sum(RATE in start for start in self._starts[: self.budget])
+
     def _given(self, number: int, params: dict[str, Scalar]) -> Asked:
         self._live.add(number)
         return Asked(number, {**self._fixed, **params})
 
     def _mine(self, records: Iterable[Record]) -> list[Record]:
-        mine = (r for r in records if r.trial.arm == self.name and r.phase == "search")
+        mine = (r for r in records if self._is_mine(r))
         return sorted(mine, key=lambda r: r.trial.number or 0)
+
+    def _is_mine(self, record: Record) -> bool:
+        trial = record.trial
+        return trial.arm == self.name and trial.tuning == self.tuning and record.phase == "search"
 
     def _replaced(self) -> set[int]:
         return {t.user_attrs[REPLACES] for t in self._trials() if REPLACES in t.user_attrs}

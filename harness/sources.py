@@ -16,6 +16,8 @@ DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 HASHED_WHOLE = 1 << 30
 """Bytes up to which a file's whole content is hashed; of larger ones size, first and last MiB."""
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
+
 ANSWER_SECONDS = 6.0
 """How long the hub may take to answer."""
 
@@ -49,6 +51,13 @@ def find_model(source: ModelSource, pinned: str | None = None) -> Source:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise DataError(f"{folder}: a model's folder has a config.json, this one has none")
+        if not any(folder.glob("*.safetensors")):
+            raise DataError(
+                f"{folder}: has no safetensors weights, and other formats can run code when they are read",
+                "load it where you trust it and write it again: model.save_pretrained(folder)",
+            )
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise DataError(f"{folder}: has no tokenizer", "tokenizer.save_pretrained(folder)")
         return Source("local", str(folder), _folder_digest(folder))
     if source.id.startswith((".", "/", "~")) or source.id.count("/") != 1:
         raise DataError(f"controls.model.id: no folder {source.id!r}, and it is not a hub id (owner/name)")

@@ -173,21 +173,35 @@ class Search(Section):
     """The tuning budget, equal for every arm."""
 
     trials: int = Field(4, gt=0)
-    """Search trials per arm."""
-    seed: int = 0
-    """Seed of every search trial and of the sampler."""
+    """Search trials per arm and tuning."""
+    tunings: int = Field(1, gt=0)
+    """Independent tunings per arm, each with its own sampler and seed; more than one for claims about methods."""
+    seed: int = Field(0, ge=0, lt=1 << 31)
+    """Seed of the search trials and of the sampler; tuning k uses seed + k."""
 
 
 class Confirm(Section):
     """The runs that are judged: the best configuration of each arm on seeds that tuning never saw."""
 
     seeds: list[int] = Field([101, 102, 103], min_length=1)
+    looks: list[int] = []
+    """Numbers of seeds after which the verdict is looked at, e.g. [3, 5, 8]; empty: once, after all of them. The study
+    stops at the first look that settles every arm."""
 
     @model_validator(mode="after")
     def _distinct(self) -> "Confirm":
+        outside = [s for s in self.seeds if not 0 <= s < 1 << 31]
+        if outside:
+            raise ValueError(f"seed {outside[0]} is not between 0 and 2147483647")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"the same seed twice in {self.seeds} would count one run as two")
+        if self.looks and (sorted(set(self.looks)) != self.looks or self.looks[-1] != len(self.seeds)):
+            raise ValueError(f"looks {self.looks} must rise and end at the number of seeds, {len(self.seeds)}")
         return self
+
+    @property
+    def planned_looks(self) -> list[int]:
+        return self.looks or [len(self.seeds)]
 
 
 class Objective(Section):
@@ -199,12 +213,29 @@ class Objective(Section):
     """Differences up to this size do not matter, in units of the metric."""
     baseline: str | None = None
     """The arm that the others are compared with; the first one when unset."""
+    level: Literal["configurations", "methods"] = "configurations"
+    """What is claimed: about the tuned configurations, whose seeds are the unit, or about the methods, where each
+    independent tuning (search.tunings) is one unit. Seeds of one tuned winner say nothing about its method."""
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    """How often a verdict may err when the truth lies on the margin, both sides and all looks together."""
+    worse_than_base_fails: bool = True
+    """A run whose test loss is above the untrained base's counts as failed: counted and priced, never averaged in."""
 
 
 class Limits(Section):
     """When a trial is stopped."""
 
     trial_minutes: float | None = Field(None, gt=0)
+
+
+class Prices(Section):
+    """What things cost and are worth. Without a price costs are given in hours."""
+
+    per_hour: float | None = Field(None, ge=0)
+    """Of the device that trials run on."""
+    currency: str = "$"
+    value_per_point: float | None = Field(None, gt=0)
+    """What 0.01 of the metric is worth, over the life of the model. Unset: the break-even is printed instead."""
 
 
 class StudySpec(Section):
@@ -218,6 +249,7 @@ class StudySpec(Section):
     confirm: Confirm = Confirm()
     objective: Objective = Objective()
     limits: Limits = Limits()
+    prices: Prices = Prices()
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> "StudySpec":
@@ -230,9 +262,17 @@ class StudySpec(Section):
         if self.objective.baseline is not None and self.objective.baseline not in self.arms:
             baseline = self.objective.baseline
             raise ValueError(f"objective.baseline {baseline!r} is not an arm; {did_you_mean(baseline, self.arms)}")
-        overlap = set(self.confirm.seeds) & {self.search.seed}
+        overlap = set(self.confirm.seeds) & set(range(self.search.seed, self.search.seed + self.search.tunings))
         if overlap:
-            raise ValueError(f"confirm.seeds contains {overlap.pop()}, the seed that tuning used (search.seed)")
+            raise ValueError(f"confirm.seeds contains {overlap.pop()}, a seed that tuning used (search.seed)")
+        tunings = self.search.tunings
+        if self.objective.level == "methods" and (tunings < 2 or tunings != len(self.confirm.seeds)):
+            raise ValueError(
+                f"a claim about methods needs as many confirm.seeds ({len(self.confirm.seeds)}) as search.tunings "
+                f"({tunings}), at least 2 and better 3: one fresh seed for each tuning's winner"
+            )
+        if self.objective.level == "configurations" and tunings > 1:
+            raise ValueError("search.tunings above 1 is for objective.level=methods")
         return self
 
     @property

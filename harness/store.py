@@ -1,6 +1,7 @@
 """Results on disk: one small parquet file per trial and table, written once.
 
     <store>/<study>/study.yaml                    the question, every default spelled out
+    <store>/<study>/declared.json                 what was declared before the first run
     <store>/<study>/{trials,scores,examples,steps,stages}/<trial>-<attempt>.parquet
     <store>/<study>/adapters/<trial>/             PEFT folders of confirmed runs
     <store>/<study>/models/<trial>/               whole models of methods without an adapter, first seed only
@@ -27,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import StoreError, did_you_mean
+from harness.protocol import Declaration, declare
 from harness.record import (
     SCHEMA_VERSION,
     Example,
@@ -79,6 +81,9 @@ class Store:
                 )
         for table in TABLES:
             (folder / table).mkdir(parents=True, exist_ok=True)
+        declared = folder / "declared.json"
+        if not declared.is_file():
+            _write_text(declared, declare(spec).model_dump_json(indent=2) + "\n")
         _write_text(path, dump_study(spec))
         return StudyStore(folder)
 
@@ -91,6 +96,11 @@ class StudyStore:
 
     def spec(self) -> StudySpec:
         return load_study(self.folder / "study.yaml")
+
+    def declared(self) -> Declaration | None:
+        """What was declared before the first run; None for a study older than declarations."""
+        path = self.folder / "declared.json"
+        return Declaration.model_validate_json(path.read_text()) if path.is_file() else None
 
     def pins(self) -> dict[str, str]:
         """The digests of model and data that the study began with."""
@@ -157,6 +167,7 @@ def _rows(record: Record) -> dict[str, list[dict[str, Any]]]:
         "quantization": trial.quantization,
         "learning_rate": _number(trial.params.get("learning_rate")),
         "params": trial.params,
+        "tuning": trial.tuning,
         "number": trial.number,
         **{k: v for k, v in plain.items() if k not in key},
         **{f"{s.stage}_seconds": s.seconds for s in record.stages},
@@ -251,6 +262,7 @@ def _schemas() -> dict[str, pa.Schema]:
         *[(n, pa.string()) for n in ("study", "method", "quantization")],
         ("learning_rate", pa.float64()),
         ("params", pa.string()),
+        ("tuning", pa.int64()),
         ("number", pa.int64()),
         *_columns(Record, without=own),
         *[(f"{stage}_seconds", pa.float64()) for stage in typing.get_args(StageName)],

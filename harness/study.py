@@ -16,11 +16,15 @@ from harness.record import SETTLED, Record, best
 from harness.search import ArmSearch, Asked, open_storage
 from harness.spec import Scalar, StudySpec
 from harness.store import Store, StudyStore
+from harness.summary import settled
 from harness.tasks import check_metric
 from harness.trial import ZERO_SHOT, Phase, Trial
 
 TRIES_WHEN_KILLED = 2
 """How often one command runs a trial that something outside it kills."""
+
+MORE_TIME = 1.05
+"""A trial that timed out runs again when the limit has been raised by more than this."""
 
 HOPELESS = 3
 """A study whose first so many runs all fail stops: the rest would fail the same way."""
@@ -71,15 +75,17 @@ def run_study(
     check_arms(spec)
     check_metric(spec)
     check_data(spec.controls.data, sources.find_data(spec.controls.data))
-    study_store = store.open(spec)
-    lock = filelock.FileLock(study_store.folder / ".lock", timeout=0)
+    folder = store.root / spec.name
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise SpecError(
-            f"another command is running study {spec.name} in {study_store.folder}", "wait for it, or stop it first"
+            f"another command is running study {spec.name} in {folder}", "wait for it, or stop it first"
         ) from error
     with lock:
+        study_store = store.open(spec)  # under the lock: a command that is refused changes nothing
         model, data = _pinned(spec, study_store)
         plan = _Plan(spec, study_store, model, data, retry_failed)
         return _drive(plan, launcher, watcher, trackers or {})
@@ -116,7 +122,8 @@ class _Plan:
     model_digest: str
     data_digest: str
     retry_failed: bool
-    searches: dict[str, ArmSearch] = field(init=False)
+    searches: dict[tuple[str, int], ArmSearch] = field(init=False)
+    """By arm and tuning."""
     records: dict[str, Record] = field(init=False)
     """Latest record of every trial of this study."""
     tried: dict[str, int] = field(default_factory=dict)
@@ -128,7 +135,8 @@ class _Plan:
         storage = open_storage(self.store.folder / "search.journal")
         search = self.spec.search
         self.searches = {
-            name: ArmSearch(storage, self.spec.name, name, arm, search.trials, search.seed)
+            (name, k): ArmSearch(storage, self.spec.name, name, arm, search.trials, search.seed, k)
+            for k in range(search.tunings)
             for name, arm in self.spec.arms.items()
         }
         for one in self.searches.values():
@@ -136,11 +144,17 @@ class _Plan:
 
     @property
     def total(self) -> int:
-        return 1 + len(self.spec.arms) * (self.spec.search.trials + len(self.spec.confirm.seeds))
+        """Trials of the whole plan; fewer run when an early look settles the question."""
+        search = self.spec.search
+        return 1 + len(self.spec.arms) * (search.trials * search.tunings + len(self.spec.confirm.seeds))
 
     @property
     def done(self) -> list[Record]:
         return [r for r in self.records.values() if not self._again(r)]
+
+    @property
+    def base_failed(self) -> bool:
+        return any(r.phase == "baseline" and r.status == "failed" and not self._again(r) for r in self.records.values())
 
     def next(self) -> Trial | None:
         """The next trial that may start now: the zero-shot baseline, then tuning with the arms in turn, then the
@@ -155,7 +169,7 @@ class _Plan:
                 if known is None or self._again(known):
                     return trial
                 if trial.number is not None:  # the sampler proposed what has been run already
-                    self.searches[trial.arm].tell(trial.number, known)
+                    self.searches[trial.arm, trial.tuning].tell(trial.number, known)
                     repeated = True
         return None
 
@@ -164,7 +178,7 @@ class _Plan:
         self.running[trial.id] = trial
         self.tried[trial.id] = self.tried.get(trial.id, 0) + 1
         if trial.number is not None:
-            self.searches[trial.arm].launched(trial.number, trial.id)
+            self.searches[trial.arm, trial.tuning].launched(trial.number, trial.id)
         known = self.records.get(trial.id)
         return known.attempt + 1 if known else 1
 
@@ -173,7 +187,7 @@ class _Plan:
         self.records[record.trial_id] = record
         number = record.trial.number
         if number is not None:
-            search = self.searches[record.trial.arm]
+            search = self.searches[record.trial.arm, record.trial.tuning]
             if self._again(record):
                 search.resume(number)
             else:
@@ -181,6 +195,10 @@ class _Plan:
 
     def _again(self, record: Record) -> bool:
         """Whether a trial with this record is to be run again: killed from outside, or failed and asked for."""
+        if record.status == "timed_out":
+            limit = self.spec.limits.trial_minutes
+            raised = limit is None or limit * 60 > record.seconds * MORE_TIME
+            return raised and record.trial_id not in self.tried
         if record.status in SETTLED:
             return False
         tried = self.tried.get(record.trial_id, 0)
@@ -190,23 +208,49 @@ class _Plan:
         baseline = self.spec.arms[self.spec.baseline]
         yield self._trial(ZERO_SHOT, "baseline", "none", baseline.quantization, self.spec.search.seed, {})
         by_progress = sorted(self.searches.items(), key=lambda item: item[1].begun)
-        for name, search in by_progress:
+        for (name, tuning), search in by_progress:
             asked = search.ask()
             if asked is not None:
-                yield self._search_trial(name, asked)
-        for i, seed in enumerate(self.spec.confirm.seeds):
-            for name, search in self.searches.items():
-                chosen = best(self.records.values(), name) if search.finished else None
+                yield self._search_trial(name, tuning, asked)
+        missing = False
+        for look in self.spec.confirm.planned_looks:
+            if look > self.spec.confirm.planned_looks[0] and (missing or self._settled()):
+                return
+            for trial in self._confirmations(look):
+                missing |= trial.id not in self.records
+                yield trial
+
+    def _confirmations(self, seeds: int) -> Iterator[Trial]:
+        """The judged runs up to a number of seeds, seed by seed with the arms in turn. In a claim about methods the
+        k-th seed is that of the k-th tuning's winner."""
+        by_tuning = self.spec.objective.level == "methods"
+        for i, seed in enumerate(self.spec.confirm.seeds[:seeds]):
+            tuning = i if by_tuning else 0
+            for name, arm in self.spec.arms.items():
+                search = self.searches[name, tuning]
+                chosen = best(self.records.values(), name, tuning) if search.finished else None
                 if chosen is not None:
-                    arm = self.spec.arms[name]
                     yield self._trial(
-                        name, "confirm", arm.method, arm.quantization, seed, chosen.trial.params, keep_model=i == 0
+                        name,
+                        "confirm",
+                        arm.method,
+                        arm.quantization,
+                        seed,
+                        chosen.trial.params,
+                        tuning=tuning,
+                        keep_model=i == 0,
                     )
 
-    def _search_trial(self, name: str, asked: Asked) -> Trial:
+    def _settled(self) -> bool:
+        """Whether the runs so far give every arm a verdict, at this declared look."""
+        return settled(self.store)
+
+    def _search_trial(self, name: str, tuning: int, asked: Asked) -> Trial:
         arm = self.spec.arms[name]
-        seed = self.spec.search.seed
-        return self._trial(name, "search", arm.method, arm.quantization, seed, asked.params, number=asked.number)
+        seed = self.spec.search.seed + tuning
+        return self._trial(
+            name, "search", arm.method, arm.quantization, seed, asked.params, tuning=tuning, number=asked.number
+        )
 
     def _trial(
         self,
@@ -216,13 +260,14 @@ class _Plan:
         quantization: str,
         seed: int,
         params: Mapping[str, Scalar],
+        tuning: int = 0,
         number: int | None = None,
         keep_model: bool = False,
     ) -> Trial:
         return Trial(
             study=self.spec.name, arm=arm, phase=phase, seed=seed, method=method, quantization=quantization,
             params=dict(params), controls=self.spec.controls, model_digest=self.model_digest,
-            data_digest=self.data_digest, number=number, keep_model=keep_model,
+            data_digest=self.data_digest, tuning=tuning, number=number, keep_model=keep_model,
         )  # fmt: skip
 
 
@@ -235,7 +280,9 @@ def _drive(plan: _Plan, launcher: Launcher, watcher: Watcher, trackers: Mapping[
     pool = ThreadPoolExecutor(max_workers=launcher.slots)
     try:
         while True:
-            while len(futures) < launcher.slots and (trial := plan.next()) is not None:
+            if plan.base_failed and not futures:
+                return Outcome(list(plan.records.values()), ran)  # what the base cannot be asked, no arm can
+            while not plan.base_failed and len(futures) < launcher.slots and (trial := plan.next()) is not None:
                 job = Job(
                     trial=trial,
                     question_id=plan.spec.question_id,

@@ -6,11 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
-from harness.compare import Comparison, Verdict, compare, mean_interval
-from harness.record import Record, Score, judged
+from harness.compare import Comparison, Verdict, compare, look_alpha, refuse
+from harness.intervals import mean_interval
+from harness.protocol import Declaration, changes, declare
+from harness.record import Record, Score, confirmations
 from harness.spec import AUTO, StudySpec
 from harness.store import StudyStore
+from harness.tasks import task_name, tasks_of
 from harness.trial import ZERO_SHOT
 
 LOSS = "test_loss"
@@ -35,6 +39,8 @@ class ArmRow:
     quantization: str
     score: Measured | None
     loss: Measured | None
+    others: dict[str, float]
+    """Mean score on the target tasks that are not compared."""
     retention: dict[str, float]
     """Mean score of each retention task."""
     learning_rate: float | None
@@ -48,6 +54,14 @@ class ArmRow:
     energy_joules: float | None
     search_trials: int
     search_seconds: float
+    run_seconds: list[float]
+    """Wall clock of every judged run."""
+    spent_seconds: float
+    """Of all trials of the arm: tuning, confirmation, failures."""
+    failed: int
+    """Confirmation runs that failed by the declared rule."""
+    failure_rate: tuple[float, float, float] | None
+    """Share of failed runs with its 95 % interval (Clopper-Pearson)."""
     statuses: dict[str, int]
     """Trials by status, over search and confirmation."""
 
@@ -59,10 +73,14 @@ class Summary:
     metric: str
     higher_is_better: bool
     margin: float
+    level: str
+    """Whether verdicts are about the tuned configurations or about the methods."""
     zero_shot: dict[str, float]
     majority: float | None
     arms: list[ArmRow]
     comparison: Comparison | None
+    loss: Comparison | None
+    """The same comparison on held-out loss per example."""
     pairs: list[Verdict]
     """Every other two arms against each other."""
     sentence: str
@@ -72,38 +90,150 @@ class Summary:
         return asdict(self)
 
 
-def summarise(store: StudyStore) -> Summary:
-    """Read a study's results and say what they show."""
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict may rest on, and why it may not."""
+
+    spec: StudySpec
+    records: list[Record]
+    metric: str
+    higher_is_better: bool
+    zero_shot: Record | None
+    runs: list[Record]
+    """Judged runs of the declared look, failed ones left out."""
+    failed: list[Record]
+    """Confirmation runs that failed: counted and priced, never averaged in."""
+    seeds: int
+    """Of the look: confirmed seeds per arm."""
+    alpha: float
+    """Of the look: all looks together err at most the declared alpha."""
+    refusal: str | None
+    """Why no number would mean anything."""
+    changed: list[str]
+    """What was decided after the study began."""
+    scores: pd.DataFrame
+    """Per item, seed and arm on the primary metric."""
+
+    def against(self, baseline: str, arms: Sequence[str], margin: float | None = None) -> Comparison | None:
+        """Arms against one of them, in the order given; None before the baseline has any score."""
+        return self._compared(self.scores, baseline, arms, self.higher_is_better, margin)
+
+    def on(
+        self, metric: str, baseline: str, arms: Sequence[str], store: StudyStore, *, higher_is_better: bool
+    ) -> Comparison | None:
+        """The same on another metric, at no margin."""
+        return self._compared(judged_scores(store, self.runs, metric), baseline, arms, higher_is_better, 0.0)
+
+    def _compared(
+        self, scores: pd.DataFrame, baseline: str, arms: Sequence[str], better: bool, margin: float | None
+    ) -> Comparison | None:
+        if baseline not in set(scores["arm"]):
+            return None
+        order = {name: i for i, name in enumerate(arms)}
+        kept = scores[scores["arm"].isin(order)].sort_values("arm", key=lambda a: a.map(order), kind="stable")
+        used = self.spec.objective.margin if margin is None else margin
+        found = compare(kept, baseline, used, self.alpha, higher_is_better=better)
+        return refuse(found, self.refusal) if self.refusal else found
+
+
+def gather(store: StudyStore) -> Evidence:
+    """Read a study's results and decide what of them may be judged now."""
     spec = store.spec()
+    declared = store.declared() or declare(spec)
     records = [r for r in store.records() if r.question_id == spec.question_id]
     metric = primary_metric(spec, records)
     sample = next((s for r in records for s in r.scores if _name(s) == metric), None)
-    better = sample.higher_is_better if sample else metric != LOSS
-    scores = judged_scores(store, judged(records), metric)
-    comparison = _against(scores, spec.baseline, spec, better)
+    stored = spec.arms[spec.baseline].quantization
+    bases = [r for r in records if r.trial.arm == ZERO_SHOT and r.status == "done" and r.trial.quantization == stored]
+    zero = bases[-1] if bases else None
+    confirmed = confirmations(records)
+    failed = [r for r in confirmed if is_failed(r, zero, declared.worse_than_base_fails)]
+    counts = {arm: sum(r.trial.arm == arm for r in confirmed) for arm in spec.arms}
+    tried = [c for arm, c in counts.items() if c or any(r.trial.arm == arm and r.status == "done" for r in records)]
+    reached = min(tried, default=0)
+    seeds = max((look for look in declared.looks if look <= reached), default=reached)
+    at_look = set(spec.confirm.seeds[:seeds])
+    runs = [r for r in confirmed if r not in failed and r.trial.seed in at_look]
+    return Evidence(
+        spec=spec,
+        records=records,
+        metric=metric,
+        higher_is_better=sample.higher_is_better if sample else metric != LOSS,
+        zero_shot=zero,
+        runs=runs,
+        failed=failed,
+        seeds=seeds,
+        alpha=look_alpha(declared.alpha, declared.looks),
+        refusal=_refusal(spec, declared, records, runs, reached),
+        changed=changes(declared, spec),
+        scores=judged_scores(store, runs, metric),
+    )
+
+
+def settled(store: StudyStore) -> bool:
+    """Whether every arm has a verdict at the declared look that has been reached."""
+    evidence = gather(store)
+    found = evidence.against(evidence.spec.baseline, list(evidence.spec.arms))
+    open_ = {"not shown", "not enough data"}
+    return found is not None and bool(found.verdicts) and not any(v.label in open_ for v in found.verdicts)
+
+
+def summarise(store: StudyStore) -> Summary:
+    """Read a study's results and say what they show."""
+    evidence = gather(store)
+    spec, records, metric = evidence.spec, evidence.records, evidence.metric
+    comparison = evidence.against(spec.baseline, list(spec.arms))
     others = [name for name in spec.arms if name != spec.baseline]
-    pairs = [
-        v
-        for i, name in enumerate(others)
-        if (c := _against(scores[scores["arm"].isin(others[i:])], name, spec, better))
-        for v in c.verdicts
-    ]
-    arms = [_row(spec, name, records, metric) for name in spec.arms]
-    zero = next((r for r in records if r.trial.arm == ZERO_SHOT and r.status == "done"), None)
+    pairs = [v for i, n in enumerate(others) if (c := evidence.against(n, others[i:])) for v in c.verdicts]
+    arms = [_row(spec, name, evidence) for name in spec.arms]
+    zero = evidence.zero_shot
     return Summary(
         study=spec.name,
         question=spec.question,
         metric=metric,
-        higher_is_better=better,
+        higher_is_better=evidence.higher_is_better,
         margin=spec.objective.margin,
+        level=spec.objective.level,
         zero_shot={_name(s): s.value for s in zero.scores} if zero else {},
         majority=next((s.majority for s in zero.scores if _name(s) == metric), None) if zero else None,
         arms=arms,
         comparison=comparison,
+        loss=None
+        if metric == LOSS
+        else evidence.on(LOSS, spec.baseline, list(spec.arms), store, higher_is_better=False),
         pairs=pairs,
-        sentence=sentence(spec.baseline, metric, comparison, better),
-        caveats=caveats(spec, arms, records),
+        sentence=sentence(spec.baseline, metric, comparison, evidence.higher_is_better, spec.objective.level),
+        caveats=caveats(evidence, arms, records),
     )
+
+
+def is_failed(record: Record, zero: Record | None, worse_than_base_fails: bool) -> bool:
+    """The declared failure rule: a run that ended badly, or whose test loss is above the untrained base's."""
+    if record.status != "done":
+        return True
+    loss, before = record.score(LOSS), zero.score(LOSS) if zero else None
+    return worse_than_base_fails and loss is not None and before is not None and loss > before
+
+
+def _refusal(
+    spec: StudySpec, declared: Declaration, records: Sequence[Record], runs: Sequence[Record], reached: int
+) -> str | None:
+    """The first reason why the runs may not be turned into a verdict."""
+    looks = ", ".join(map(str, declared.looks))
+    if reached not in declared.looks and reached < max(declared.looks):
+        return f"{reached} confirmed seeds per arm; the verdict is looked at after {looks}, as declared"
+    if reached not in declared.looks:
+        return f"a look at {reached} seeds was not declared (declared: {looks}), so its error rate is unknown"
+    spent = {arm: sum(r.trial.arm == arm and r.phase == "search" for r in records) for arm in spec.arms}
+    if len(set(spent.values())) > 1:
+        return "tuning budgets differ: " + ", ".join(f"{arm} {n}" for arm, n in spent.items())
+    versions = {tuple(sorted(r.environment.get("packages", {}).items())) for r in runs}
+    if len(versions) > 1:
+        differing = sorted(
+            {name for pairs in versions for name, _ in set(pairs) - set.intersection(*map(set, versions))}
+        )
+        return f"runs were made with different versions of {', '.join(differing)}"
+    return None
 
 
 def primary_metric(spec: StudySpec, records: Sequence[Record]) -> str:
@@ -112,9 +242,13 @@ def primary_metric(spec: StudySpec, records: Sequence[Record]) -> str:
         return spec.objective.metric
     asked = (r for r in records if r.phase != "search" and r.status == "done")
     targets = [_name(s) for r in asked for s in r.scores if s.role == "target"]
-    order = spec.controls.evaluate.tasks
-    if order != AUTO:
-        targets.sort(key=lambda name: next((i for i, t in enumerate(order) if name.split("/")[0] in t), len(order)))
+    order = [task_name(t) for t in tasks_of(spec.controls)]
+
+    def place(name: str) -> int:
+        task = name.split("/")[0]
+        return next((i for i, t in enumerate(order) if task == t or task.startswith(f"{t}_")), len(order))
+
+    targets.sort(key=place)
     return targets[0] if targets else LOSS
 
 
@@ -131,7 +265,9 @@ def judged_scores(store: StudyStore, runs: Sequence[Record], metric: str) -> pd.
     return examples.loc[wanted, ["arm", "seed", "example_id", "score"]]
 
 
-def sentence(baseline: str, metric: str, comparison: Comparison | None, higher_is_better: bool) -> str:
+def sentence(
+    baseline: str, metric: str, comparison: Comparison | None, higher_is_better: bool, level: str = "configurations"
+) -> str:
     """What the evidence shows about the baseline against the others, and nothing more."""
     if comparison is None or not comparison.verdicts:
         return f"Not enough data: {baseline} and another arm both need confirmed runs before anything can be compared."
@@ -156,12 +292,15 @@ def sentence(baseline: str, metric: str, comparison: Comparison | None, higher_i
     items = max(v.items for v in comparison.verdicts)
     seeds = min(v.seeds for v in comparison.verdicts)
     text = "; ".join(parts)
-    return f"On {metric} over {items} items and {seeds} seeds, {text}."
+    unit = "independent tunings" if level == "methods" else "seeds"
+    return f"On {metric} over {items} items and {seeds} {unit}, {text}."
 
 
-def caveats(spec: StudySpec, arms: Sequence[ArmRow], records: Sequence[Record]) -> list[str]:
+def caveats(evidence: Evidence, arms: Sequence[ArmRow], records: Sequence[Record]) -> list[str]:
     """What a reader has to know before trusting the table."""
     found = []
+    if evidence.changed:
+        found.append(f"exploratory, decided after the study began: {'; '.join(evidence.changed)}")
     if any(r.resolved.get("random_weights") for r in records):
         found.append("the base has random weights: time and memory are real, scores mean nothing")
     edge = [a.arm for a in arms if a.at_edge]
@@ -169,34 +308,24 @@ def caveats(spec: StudySpec, arms: Sequence[ArmRow], records: Sequence[Record]) 
         found.append(
             f"best learning rate at the edge of what was tried: {', '.join(edge)}; a better one may lie beyond"
         )
-    budgets = {a.search_trials for a in arms}
-    if len(budgets) > 1:
-        found.append("tuning budgets differ: " + ", ".join(f"{a.arm} {a.search_trials}" for a in arms))
     lost = Counter((r.trial.arm, r.status) for r in records if r.status != "done")
     found += [
         f"{arm}: {count} run{'s' if count > 1 else ''} {status.replace('_', ' ')}"
         for (arm, status), count in lost.items()
     ]
-    versions = {tuple(sorted(r.environment.get("packages", {}).items())) for r in records if r.environment}
-    if len(versions) > 1:
-        found.append("runs were made with different package versions, which moves scores")
+    worse = Counter(r.trial.arm for r in evidence.failed if r.status == "done")
+    found += [
+        f"{arm}: {n} of its runs ended worse than the untrained base, not averaged in" for arm, n in worse.items()
+    ]
     return found
 
 
-def _against(scores: pd.DataFrame, baseline: str, spec: StudySpec, higher_is_better: bool) -> Comparison | None:
-    """The arms of `scores` against one of them, in the order of the study file."""
-    if baseline not in set(scores["arm"]):
-        return None
-    order = {name: i for i, name in enumerate(spec.arms)}
-    ordered = scores.sort_values("arm", key=lambda arms: arms.map(order), kind="stable")
-    return compare(ordered, baseline, spec.objective.margin, higher_is_better=higher_is_better)
-
-
-def _row(spec: StudySpec, name: str, records: Sequence[Record], metric: str) -> ArmRow:
-    arm = spec.arms[name]
-    mine = [r for r in records if r.trial.arm == name]
+def _row(spec: StudySpec, name: str, evidence: Evidence) -> ArmRow:
+    arm, metric = spec.arms[name], evidence.metric
+    mine = [r for r in evidence.records if r.trial.arm == name]
     search = [r for r in mine if r.phase == "search"]
-    runs = judged(mine)
+    runs = [r for r in evidence.runs if r.trial.arm == name]
+    failed = sum(r.trial.arm == name for r in evidence.failed)
     chosen = runs[0].trial.params.get("learning_rate") if runs else None
     rates = sorted({float(r.trial.params["learning_rate"]) for r in search if r.status == "done"})
     tried = "learning_rate" in arm.search and len(rates) > 1
@@ -206,7 +335,8 @@ def _row(spec: StudySpec, name: str, records: Sequence[Record], metric: str) -> 
         quantization=arm.quantization,
         score=_measured(runs, metric),
         loss=_measured(runs, LOSS),
-        retention=_retention(runs),
+        others={k: v for k, v in _means(runs, "target").items() if k != metric},
+        retention=_means(runs, "retention"),
         learning_rate=float(chosen) if chosen is not None else None,
         at_edge=tried and chosen is not None and float(chosen) in (rates[0], rates[-1]),
         peak_bytes=max((p for r in runs if (p := peak_bytes(r)) is not None), default=None),
@@ -217,8 +347,20 @@ def _row(spec: StudySpec, name: str, records: Sequence[Record], metric: str) -> 
         ),
         search_trials=len(search),
         search_seconds=sum(r.seconds for r in search),
+        run_seconds=[r.seconds for r in runs],
+        spent_seconds=sum(r.seconds for r in mine),
+        failed=failed,
+        failure_rate=failure_rate(failed, failed + len(runs)),
         statuses=dict(Counter(r.status for r in mine)),
     )
+
+
+def failure_rate(failed: int, runs: int) -> tuple[float, float, float] | None:
+    """Share of failures with the exact 95 % interval (Clopper and Pearson 1934); None without runs."""
+    if runs == 0:
+        return None
+    bounds = stats.binomtest(failed, runs).proportion_ci(0.95)
+    return failed / runs, float(bounds.low), float(bounds.high)
 
 
 def peak_bytes(record: Record) -> int | None:
@@ -238,9 +380,15 @@ def _measured(records: Sequence[Record], metric: str) -> Measured | None:
     return Measured(sum(values) / len(values), low, high, len(values))
 
 
-def _retention(records: Sequence[Record]) -> dict[str, float]:
-    names = dict.fromkeys(_name(s) for r in records for s in r.scores if s.role == "retention")
-    return {n: m for n in names if (m := _mean([v for r in records if (v := r.score(n)) is not None])) is not None}
+def _means(records: Sequence[Record], role: str) -> dict[str, float]:
+    """Mean over runs of every score of a role, the first metric of a task only."""
+    names: dict[str, str] = {}
+    for record in records:
+        for score in record.scores:
+            if score.role == role:
+                names.setdefault(score.task, _name(score))
+    wanted = names.values()
+    return {n: m for n in wanted if (m := _mean([v for r in records if (v := r.score(n)) is not None])) is not None}
 
 
 def _name(score: Score) -> str:

@@ -28,15 +28,17 @@ class Trial(Value):
     """Hash of the base model's files, or the commit on the hub."""
     data_digest: str
     """Hash of the data file, or the commit on the hub."""
+    tuning: int = 0
+    """Which of the arm's independent tunings it belongs to."""
     number: int | None = None
-    """The trial's number in its arm's search."""
+    """The trial's number in its tuning."""
     keep_model: bool = False
     """Also keep the whole fine-tuned model of a method that has no adapter."""
 
     @property
     def id(self) -> str:
         """Hash of everything that changes the work, so the same run has the same id wherever it is asked for."""
-        return digest(self.model_dump(mode="json", exclude={"study", "number", "keep_model"}))
+        return digest(self.model_dump(mode="json", exclude={"study", "tuning", "number", "keep_model"}))
 
     @property
     def label(self) -> str:

@@ -48,7 +48,7 @@ def fill(tmp_path: Path, make_spec: MakeSpec, make_record: MakeRecord) -> Fill:
         store = Store(tmp_path).open(spec)
         draw = np.random.default_rng(0)
         write = writer(store, spec, make_record)
-        write("zero-shot", "baseline", 0, 0, draw.random(ITEMS) < 0.1, method="none", params={})
+        write("zero-shot", "baseline", 0, 5.0, draw.random(ITEMS) < 0.1, method="none", params={})
         for arm, share in (right or {"full": 0.9, "lora": 0.3}).items():
             for rate, loss in ((1e-3, 0.4), (1e-2, 0.5)):
                 write(arm, "search", 0, loss, None, params={"learning_rate": rate})
@@ -174,6 +174,7 @@ def test_an_arm_that_was_tuned_further_is_judged_by_what_is_best_now(
     store = fill({"full": 0.5, "lora": 0.3})
     write = writer(store, store.spec(), make_record)
     write("lora", "search", 0, 0.1, None, params={"learning_rate": 3e-3})
+    write("full", "search", 0, 0.45, None, params={"learning_rate": 3e-3})  # budgets stay equal
     for seed in (101, 102):
         write("lora", "confirm", seed, 0.1, np.ones(ITEMS), params={"learning_rate": 3e-3})
     found = json.loads(ask("show", "s", "--json")[1])

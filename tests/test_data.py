@@ -265,7 +265,7 @@ def test_when_no_row_is_left_the_reason_is_told(prepared: Prepare) -> None:
 
 
 def test_too_few_rows_for_the_splits_are_refused_with_numbers_that_fit(prepared: Prepare) -> None:
-    with pytest.raises(DataError, match="20 usable rows; validation_rows=200 and test_rows=200 leave none") as caught:
+    with pytest.raises(DataError, match=r"20 usable rows with 20 different prompts.* leave none") as caught:
         prepared(pairs(20), validation_rows=200, test_rows=200)
     assert caught.value.remedy == "controls.data.validation_rows=2 controls.data.test_rows=2"
 
@@ -426,3 +426,30 @@ def test_the_same_rows_have_the_same_digest_and_items_the_same_name(prepared: Pr
     again = prepared(pairs(8))
     assert again == first
     assert prepared([*pairs(7), {"prompt": "p7", "completion": "other"}]).facts["digest"] != first.facts["digest"]
+
+
+@pytest.mark.parametrize(("answer", "text"), [(0, "0"), (False, "false"), (1.5, "1.5")])
+def test_an_answer_that_is_zero_or_false_is_an_answer(prepared: Prepare, answer: object, text: str) -> None:
+    rows = [{"prompt": f"q{i}", "completion": answer} for i in range(10)]
+    found = prepared(rows, validation_rows=2, test_rows=2)
+    assert found.facts["dropped"] == {}
+    assert len(found.train[0].ids) > len(f"q0\n{text}") - 1
+
+
+@pytest.mark.parametrize("answer", [None, ""])
+def test_a_row_without_an_answer_is_dropped_and_counted(prepared: Prepare, answer: object) -> None:
+    rows = [{"prompt": f"q{i}", "completion": "a"} for i in range(10)] + [{"prompt": "q", "completion": answer}]
+    assert prepared(rows, validation_rows=2, test_rows=2).facts["dropped"] == {"no answer": 1}
+
+
+def test_an_answer_that_is_an_object_is_refused_with_its_row(prepared: Prepare) -> None:
+    rows = [{"prompt": f"q{i}", "completion": "a"} for i in range(9)] + [{"prompt": "q", "completion": {"x": 1}}]
+    with pytest.raises(DataError, match="row 10: a text is expected, this is dict"):
+        prepared(rows, validation_rows=2, test_rows=2)
+
+
+def test_a_line_separator_inside_a_string_does_not_end_the_line(prepared: Prepare, tmp_path: Path) -> None:
+    path = tmp_path / "separated.jsonl"
+    rows = [{"prompt": f"q{i}\u2028more", "completion": "a"} for i in range(10)]
+    path.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), encoding="utf-8")
+    assert sum(prepared(path, validation_rows=2, test_rows=2).facts["rows"].values()) == 10

@@ -21,7 +21,8 @@ from scipy import stats
 from harness import cli, plugins
 from harness.cli import harness
 from harness.cli._presets import find_study, known_studies
-from harness.compare import interval
+from harness.compare import claims, holm
+from harness.intervals import Difference, Spread, difference
 from harness.record import Status
 from harness.spec import StudySpec, load_study
 from harness.store import SCHEMAS, Store
@@ -239,8 +240,9 @@ def test_the_interval_worked_by_hand_is_the_one_of_the_code() -> None:
     rows = re.findall(r"^\| (\w+), seed \d+ \| ([01]) \| ([01]) \| ([01]) \| ([01]) \| ([\d.]+) \|$", by_hand, re.M)
     arms = {arm: np.array([[float(v) for v in r[1:5]] for r in rows if r[0] == arm]) for arm in ("lora", "full")}
     assert all(float(r[5]) == np.mean([float(v) for v in r[1:5]]) for r in rows)
-    found = interval(arms["lora"], arms["full"])
-    shown = f"{found.difference:.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    found = difference(arms["lora"], arms["full"])
+    low, high = found.bounds(0.05)
+    shown = f"{found.value:.3f} [{low:+.3f}, {high:+.3f}]"
     assert shown in by_hand
     assert f"a share of {found.seed_share:.3f}" in by_hand
     # V = 1/16 + 1/24 + 1.75/12 = 1/4, as its three terms are given there
@@ -249,9 +251,37 @@ def test_the_interval_worked_by_hand_is_the_one_of_the_code() -> None:
     df = variance**2 / sum(v**2 / f for v, f in terms)
     t = float(stats.t.ppf(0.975, df))
     assert f"= {df:.3f}, and t(0.975, {df:.3f}) = {t:.3f}" in by_hand
-    assert (found.high - found.low) / 2 == pytest.approx(t * math.sqrt(variance))
+    assert (high - low) / 2 == pytest.approx(t * math.sqrt(variance))
+    one_sided = float(stats.t.sf(0.46, df))
+    assert f"with probability {one_sided:.3f}; twice that is p = {2 * one_sided:.3f}" in by_hand
+    assert claims(found, 0.02) == {"worse": pytest.approx(2 * one_sided), "better": 1.0, "equivalent": 1.0}
     (code,) = blocks(page, "python")
-    assert output_of(code) == f"{found.difference:+.3f} [{found.low:+.3f}, {found.high:+.3f}], seed share 0.417\n"
+    assert output_of(code) == (
+        f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}], seed share 0.417\n"
+        f"not shown; nearest: worse, p {2 * one_sided:.3f}\n"
+    )
+
+
+def test_the_labels_of_several_arms_worked_by_hand_are_those_of_the_code() -> None:
+    by_hand = section(text("docs/measurement.md"), "### By hand: several arms")
+    rows = re.findall(
+        r"^\| (\w+) \| (-[\d.]+) \| (\w+) \| .* = ([\d.]+) \| ([\d.]+) \| (.*) \| ([\w ]+) \|$", by_hand, re.M
+    )
+    assert [r[0] for r in rows] == ["int8", "nf4", "lora"]
+    certain = Spread(
+        2, 0.0, 0.0
+    )  # no noise between seeds: the item term alone, with 21 items and 20 degrees of freedom
+    found = []
+    for arm, value, claim, t, p, _, _ in rows:
+        error = 0.006 if arm == "int8" else 0.01
+        by_claim = claims(Difference(float(value), certain, certain, 21, 21, error**2), 0.02)
+        assert min(by_claim, key=lambda c: by_claim[c]) == claim
+        assert by_claim[claim] == pytest.approx(2 * stats.t.sf(float(t), 20))
+        assert f"{by_claim[claim]:.4f}" == p
+        found.append(by_claim[claim])
+    for adjusted, (_, _, claim, _, _, shown, label) in zip(holm(found), rows, strict=True):
+        assert f"{adjusted:.4f}" in shown
+        assert label == (claim if adjusted <= 0.05 else "not shown")
 
 
 def test_the_documented_layers_are_the_enforced_ones() -> None:

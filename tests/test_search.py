@@ -205,14 +205,27 @@ def test_a_larger_budget_goes_on_where_the_smaller_one_ended(tmp_path: Path, end
 def test_a_trial_left_running_is_given_out_again_as_it_was(tmp_path: Path, ended: Ended) -> None:
     search = tuning(tmp_path)
     search.reconcile([])
+    records = []
     for _ in range(2):
         asked = given(search.ask())
-        search.tell(asked.number, ended(asked))
+        records.append(ended(asked))
+        search.tell(asked.number, records[-1])
     cut_off = given(search.ask())  # and the process is gone
     again = tuning(tmp_path)
-    again.reconcile([])
+    again.reconcile(records)
     assert given(again.ask()) == cut_off
     assert again.begun == 3
+
+
+def test_a_trial_whose_record_is_gone_is_given_out_again(tmp_path: Path, ended: Ended) -> None:
+    search = tuning(tmp_path)
+    search.reconcile([])
+    first = given(search.ask())
+    search.tell(first.number, ended(first))
+    again = tuning(tmp_path)
+    again.reconcile([])  # somebody moved the file out of the store
+    rates = [given(again.ask()).params["learning_rate"] for _ in range(2)]
+    assert first.params["learning_rate"] in rates
 
 
 def test_a_trial_that_ended_while_nobody_listened_is_told_from_its_record(tmp_path: Path, ended: Ended) -> None:

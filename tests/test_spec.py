@@ -107,7 +107,7 @@ def test_a_wrong_value_is_named_with_what_would_be_right(study: Path, override: 
 
 
 def test_a_seed_that_tuning_used_cannot_also_judge(study: Path) -> None:
-    assert "confirm.seeds contains 7, the seed that tuning used" in why_not(
+    assert "confirm.seeds contains 7, a seed that tuning used" in why_not(
         study, "search.seed=7", "confirm.seeds=[7, 8]"
     )
 

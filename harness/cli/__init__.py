@@ -80,6 +80,11 @@ def run(command: click.Command, arguments: list[str]) -> NoReturn:
         # whoever read the output has had enough (`| head`); the interpreter's last flush must find an open file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if os.environ.get("HARNESS_DEBUG"):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", "check the path, its permissions and the free disk", 2, as_json)
     except Exception as error:
         if os.environ.get("HARNESS_DEBUG"):
             raise

@@ -12,7 +12,7 @@ from harness.summary import LOSS, ArmRow, Measured, Summary
 
 COSTS = ("chosen lr", "peak memory", "train time", "tokens/s", "runs")
 
-WIDTH = 150
+WIDTH = 170
 """Columns of a table that does not go to a terminal."""
 
 
@@ -29,9 +29,7 @@ def render(summary: Summary) -> str:
         lines.append(f"always the most frequent answer: {summary.metric} {summary.majority:.3f}")
     lines.append("values: mean over fresh seeds ± half of the 95 % interval over seeds")
     lines += ["", summary.sentence]
-    alike = [f"{v.arm} and {v.baseline}" for v in summary.pairs if v.label == "not shown"]
-    if alike:
-        lines.append(f"Not shown to differ: {'; '.join(alike)}.")
+    lines += _pairs(summary)
     lines += [f"note: {c}" for c in summary.caveats]
     return "\n".join(lines)
 
@@ -69,7 +67,7 @@ def _cells(row: ArmRow, summary: Summary, loss: bool) -> list[str]:
         row.quantization,
         _measured(row.score),
         *([_measured(row.loss)] if loss else []),
-        *[_plain(row.retention.get(name)) for name in _retained(summary)],
+        *[_plain({**row.others, **row.retention}.get(name)) for name in _retained(summary)],
         rate,
         size(row.peak_bytes),
         "-" if row.train_seconds is None else duration(row.train_seconds),
@@ -78,8 +76,25 @@ def _cells(row: ArmRow, summary: Summary, loss: bool) -> list[str]:
     ]
 
 
+def _pairs(summary: Summary) -> list[str]:
+    """What is shown, or not, between arms of which none is the baseline."""
+    said: dict[str, list[str]] = {}
+    for v in summary.pairs:
+        if v.label in {"better", "worse"}:
+            said.setdefault(f"Shown to be {v.label}", []).append(f"{v.arm} than {v.baseline}")
+        elif v.label == "equivalent":
+            said.setdefault("Equivalent", []).append(f"{v.arm} and {v.baseline}")
+        elif v.label == "not shown" and v.interval is not None:
+            apart = v.interval.low > 0 or v.interval.high < 0
+            words = "Different, but not shown to be so by more than the margin" if apart else "Not shown to differ"
+            said.setdefault(words, []).append(f"{v.arm} and {v.baseline}")
+    return [f"{words}: {'; '.join(pairs)}." for words, pairs in said.items()]
+
+
 def _retained(summary: Summary) -> list[str]:
-    return list(dict.fromkeys(name for row in summary.arms for name in row.retention))
+    """The columns beside the compared metric: other target tasks, then what was retained."""
+    others = [name for row in summary.arms for name in row.others]
+    return list(dict.fromkeys([*others, *(name for row in summary.arms for name in row.retention)]))
 
 
 def _measured(value: Measured | None) -> str:

@@ -10,8 +10,9 @@ from harness.cli._options import json_option, store_option
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.record import Record
+    from harness.compare import Verdict
     from harness.spec import StudySpec
+    from harness.store import StudyStore
     from harness.summary import ArmRow
 
 
@@ -33,13 +34,14 @@ def command(a: str, b: str, study: str | None, margin: float | None, store: Path
 
     from harness.store import Store
 
+    if a == b:
+        raise click.UsageError(f"{a} against itself: name two different arms")
     results = Store(store)
     one = results.study(study or _only(results.studies(), store))
     spec = one.spec()
     for arm in (a, b):
         _known(arm, spec, one.folder)
-    records = [r for r in one.records() if r.question_id == spec.question_id]
-    found = _found(one, spec, records, a, b, spec.objective.margin if margin is None else margin)
+    found = _found(one, a, b, margin)
     click.echo(json.dumps(found, indent=2) if as_json else _text(found, a, b))
     return 0 if found["metrics"] and found["metrics"][0]["verdict"] in {"better", "worse", "equivalent"} else 5
 
@@ -60,52 +62,59 @@ def _known(arm: str, spec: "StudySpec", folder: Path) -> None:
         raise SpecError(f"no arm {arm!r} in {folder.name}; {did_you_mean(arm, spec.arms)}")
 
 
-def _found(one: Any, spec: "StudySpec", records: "list[Record]", a: str, b: str, margin: float) -> dict[str, Any]:
-    from harness.record import judged
-    from harness.summary import LOSS, judged_scores, primary_metric, summarise
+def _found(one: "StudyStore", a: str, b: str, margin: float | None) -> dict[str, Any]:
+    from harness.summary import LOSS, gather, judged_scores, summarise
 
+    evidence = gather(one)
+    spec = evidence.spec
     rows = {r.arm: r for r in summarise(one).arms}
-    first = primary_metric(spec, records)
-    runs = [r for r in judged(records) if r.trial.arm in {a, b}]
-    names = {s.task if s.role == "loss" else f"{s.task}/{s.metric}": s for r in runs for s in r.scores}
-    order = [n for n in dict.fromkeys([first, LOSS, *sorted(names)]) if n in names and n != "validation_loss"]
+    scores = {
+        s.task if s.role == "loss" else f"{s.task}/{s.metric}": s
+        for r in evidence.runs
+        if r.trial.arm in {a, b}
+        for s in r.scores
+    }
+    order = [n for n in dict.fromkeys([evidence.metric, LOSS, *sorted(scores)]) if n in scores]
     metrics = []
     for name in order:
-        scores = judged_scores(one, runs, name)
-        metrics.append(_metric(scores, name, a, b, margin if name == first else 0.0, names[name].higher_is_better))
+        better = scores[name].higher_is_better
+        first = name == evidence.metric
+        found = (
+            evidence.against(b, [a, b], margin) if first else evidence.on(name, b, [a, b], one, higher_is_better=better)
+        )
+        if name != "validation_loss" and found is not None and found.verdicts:
+            metrics.append(_metric(judged_scores(one, evidence.runs, name), name, found[a], better))
     return {
         "study": spec.name,
         "a": a,
         "b": b,
-        "margin": margin,
-        "metrics": [m for m in metrics if m],
+        "margin": spec.objective.margin if margin is None else margin,
+        "exploratory": bool(evidence.changed) or (margin is not None and margin != spec.objective.margin),
+        "metrics": metrics,
         "cost": {name: _cost(rows[name]) for name in (a, b)},
         "differs_in": _differences(spec, rows, a, b),
     }
 
 
-def _metric(scores: "pd.DataFrame", name: str, a: str, b: str, margin: float, better: bool) -> dict[str, Any] | None:
-    from harness.compare import compare
-
-    if {a, b} - set(scores["arm"]):
-        return None
-    verdict = compare(scores, b, margin, higher_is_better=better)[a]
+def _metric(scores: "pd.DataFrame", name: str, verdict: "Verdict", better: bool) -> dict[str, Any]:
+    a, b = verdict.arm, verdict.baseline
     means = scores.groupby("arm")["score"].mean()
-    seeds = scores.pivot_table(index="seed", columns="arm", values="score").dropna()
+    seeds = scores.pivot_table(index="seed", columns="arm", values="score").reindex(columns=[a, b]).dropna()
     bounds = verdict.interval
     return {
         "metric": name,
         "higher_is_better": better,
-        "means": {a: float(means[a]), b: float(means[b])},
-        "difference": bounds.difference if bounds else float(means[a] - means[b]),
+        "means": {arm: float(means[arm]) for arm in (a, b) if arm in means.index},
+        "difference": bounds.difference if bounds else None,
         "low": bounds.low if bounds else None,
         "high": bounds.high if bounds else None,
         "verdict": verdict.label,
         "reason": verdict.reason,
+        "naive": verdict.naive,
         "seeds": verdict.seeds,
         "items": verdict.items,
         "per_seed": {str(s): float(v) for s, v in (seeds[a] - seeds[b]).items()},
-        "flips": _flips(scores, a, b),
+        "flips": _flips(scores[scores["arm"].isin([a, b])], a, b),
     }
 
 
@@ -155,13 +164,16 @@ def _text(found: dict[str, Any], a: str, b: str) -> str:
         return f"Not enough data: {a} and {b} both need confirmed runs. Go on with: harness study {found['study']}"
     lines = []
     for m in found["metrics"]:
-        interval = "no interval" if m["low"] is None else f"95% interval [{m['low']:+.3f}, {m['high']:+.3f}]"
+        means = "   ".join(f"{arm} {value:.3f}" for arm, value in m["means"].items())
+        if m["low"] is None:
+            lines.append(f"{m['metric']:<28} {means}   {m['verdict']}: {m['reason']}")
+            continue
         lines.append(
-            f"{m['metric']:<28} {a} {m['means'][a]:.3f}   {b} {m['means'][b]:.3f}   "
-            f"difference {m['difference']:+.3f}   {interval}   {m['items']} items x {m['seeds']} seeds   {m['verdict']}"
-            + (f": {m['reason']}" if m["reason"] else "")
+            f"{m['metric']:<28} {means}   difference {m['difference']:+.3f}   "
+            f"interval [{m['low']:+.3f}, {m['high']:+.3f}]   {m['items']} items x {m['seeds']} seeds   {m['verdict']}"
         )
         if m is found["metrics"][0]:
+            lines.append(f"  naive       comparing means alone would say: {m['naive']}")
             lines.append("  per seed    " + "  ".join(f"{v:+.3f}" for v in m["per_seed"].values()))
             if m["flips"]:
                 lines.append("  outcomes    " + "  ".join(f"{k} {v:.1%}" for k, v in m["flips"].items()))
@@ -173,6 +185,8 @@ def _text(found: dict[str, Any], a: str, b: str) -> str:
     lines.append(
         "differs in    " + ", ".join(f"{k} {_or_none(x)} | {_or_none(y)}" for k, (x, y) in found["differs_in"].items())
     )
+    if found["exploratory"]:
+        lines.append("exploratory: decided after the study began, so its error rate is not the promised one")
     lines.append(f"tuned with    {cost[a]['search_trials']} | {cost[b]['search_trials']} trials")
     return "\n".join(lines)
 

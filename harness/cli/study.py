@@ -88,7 +88,8 @@ def command(
     for reason, some in _by_reason(outcome.failed).items():
         log = folder / (some[0].log_path or "")
         click.echo(f"{len(some)} {some[0].status}: {reason}; the first: {some[0].trial.label}, log {log}", err=True)
-    click.echo("run them again with --retry-failed once the cause is mended", err=True)
+    how = "with the same command" if all(r.status == "killed" for r in outcome.failed) else "with --retry-failed"
+    click.echo(f"run them again {how} once the cause is mended", err=True)
     return 3
 
 

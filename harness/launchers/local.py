@@ -40,6 +40,11 @@ SERVER_VARIABLES = {
 }
 
 
+def cores() -> int:
+    """CPU cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Local:
     """As many trials at a time as there are GPUs, or CPU cores at one thread each.
 
@@ -49,7 +54,7 @@ class Local:
     def __init__(self, gpus: list[int] | None = None, workers: int | None = None) -> None:
         """Args: gpus: indices to use, empty for the CPU; workers: trials at a time on the CPU."""
         self.gpus = gpus or []
-        self.slots = len(self.gpus) or workers or os.cpu_count() or 1
+        self.slots = len(self.gpus) or workers or cores()
         self.threads = 1 if not self.gpus else max(1, (os.cpu_count() or 1) // self.slots)
         self._free: queue.Queue[int | None] = queue.Queue()
         for slot in range(self.slots):

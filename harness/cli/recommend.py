@@ -1,0 +1,117 @@
+"""`harness recommend`: which configuration to use under the user's limits, and whether the dear one is worth it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli._options import json_option, store_option
+
+if TYPE_CHECKING:
+    from harness.recommend import Candidate, Recommendation
+    from harness.summary import Summary
+
+GIB = 1 << 30
+
+
+@click.command(short_help="Say which configuration to use under your limits.")
+@click.argument("study", required=False)
+@click.option("--vram", type=click.FloatRange(0, min_open=True), help="GPU memory in GiB that a run must fit in.")
+@click.option("--hours", type=click.FloatRange(0, min_open=True), help="Most hours for one run.")
+@click.option(
+    "--money", type=click.FloatRange(0, min_open=True), help="Most money for one run (needs prices.per_hour)."
+)
+@click.option("--quality", type=float, help="Least score that the configuration must be shown to reach.")
+@click.option(
+    "--margin", type=click.FloatRange(0), help="Differences up to this do not matter.  [default: the study's]"
+)
+@store_option
+@json_option
+def command(
+    study: str | None,
+    vram: float | None,
+    hours: float | None,
+    money: float | None,
+    quality: float | None,
+    margin: float | None,
+    store: Path,
+    as_json: bool,
+) -> int:
+    """Say which configuration of STUDY to use under your limits, and whether the baseline is worth its cost.
+
+    Ends with 5 when the evidence does not show it; the cheapest that fits is named then.
+    """
+    import json
+
+    from harness.cli.compare import _only
+    from harness.recommend import Limits, recommend
+    from harness.store import Store
+    from harness.summary import summarise
+
+    results = Store(store)
+    one = results.study(study or _only(results.studies(), store))
+    limits = Limits(int(vram * GIB) if vram else None, hours, money, quality, margin)
+    found = recommend(one, limits)
+    if as_json:
+        click.echo(json.dumps({"study": one.folder.name, **found.as_json()}, indent=2))
+    else:
+        click.echo(_text(found, summarise(one)))
+    return 0 if found.answer == "shown" else 5
+
+
+def _text(found: "Recommendation", summary: "Summary") -> str:
+    from harness.cli._table import table
+
+    lines = [found.sentence, found.full_sentence, *found.details]
+    if found.exploratory:
+        lines.append("Exploratory: decided after the study began, so its error rate is not the promised one.")
+    lines.append("")
+    head = [
+        "arm",
+        "fits",
+        summary.metric,
+        "95% interval",
+        "peak memory",
+        "cost of a run",
+        "P(best)",
+        "P(on front)",
+        "within margin",
+    ]
+    lines.append(table(head, [_row(c) for c in found.candidates]))
+    for s in found.settling:
+        more = f" and {s.items} items" if s.items > _items(summary) else ""
+        cost = f", {s.cost:.2f}" if s.cost is not None else ""
+        lines.append(
+            f"to settle {s.arm}: {s.seeds} seeds per arm{more}, {s.runs} runs, {s.hours:.2f} h{cost} ({s.chance:.0%})"
+        )
+    lines += [
+        f"{arm}: too close to call with a sensible number of runs; take the cheaper one" for arm in found.too_close
+    ]
+    if found.settling:
+        lines.append(f"run them: harness next {summary.study} --run")
+    lines.append(found.naive)
+    lines += [f"note: {c}" for c in summary.caveats]
+    return "\n".join(lines)
+
+
+def _row(c: "Candidate") -> list[str]:
+    from harness.cli._table import size
+
+    def number(value: float | None, form: str = ".3f") -> str:
+        return "-" if value is None else f"{value:{form}}"
+
+    return [
+        c.arm,
+        c.feasible + (f": {c.why}" if c.why else ""),
+        number(c.quality),
+        "-" if c.low is None or c.high is None else f"{c.low:.3f} to {c.high:.3f}",
+        size(c.peak_bytes),
+        number(c.run_cost, ".4g"),
+        number(c.best_probability, ".2f"),
+        number(c.front_probability, ".2f"),
+        "shown" if c.within_margin else "not shown",
+    ]
+
+
+def _items(summary: "Summary") -> int:
+    return max((v.items for v in summary.comparison.verdicts), default=0) if summary.comparison else 0

@@ -1,0 +1,378 @@
+"""From verdicts and limits to the configuration to use, what it costs, and what would settle an open question.
+
+Limits come first. Among the arms that keep them the cheapest one *shown* to be within the margin of every other is
+recommended; where none is shown the default action is the cheapest, with the quality that this is expected to lose.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.compare import Refused, Verdict
+from harness.power import chance_of_verdict, decidable_gap, settle
+from harness.ranking import (
+    best_probability,
+    best_set,
+    draws,
+    expected_regret,
+    front_probability,
+    upper_bound,
+    within_margin,
+)
+from harness.spec import Prices
+from harness.store import StudyStore
+from harness.summary import ArmRow, Evidence, Summary, gather, summarise
+
+Feasible = Literal["yes", "no", "unknown"]
+
+HEADROOM = 1.05
+"""A run's peak times this must fit: the same batch does not always land on the same fragments."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user has. None: no limit."""
+
+    memory_bytes: int | None = None
+    hours: float | None = None
+    """For one run of the chosen configuration, upper prediction bound."""
+    money: float | None = None
+    """For one run, failures priced in."""
+    quality: float | None = None
+    """Least score, in units of the metric: the lower bound of the arm's mean must reach it (upper for a loss)."""
+    margin: float | None = None
+    """Instead of the study's; then the answer is exploratory."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An arm under the limits."""
+
+    arm: str
+    feasible: Feasible
+    why: str | None
+    """Which limit it breaks, or what is not known."""
+    quality: float | None
+    low: float | None
+    high: float | None
+    peak_bytes: int | None
+    run_hours: float | None
+    """Upper prediction bound of one run."""
+    run_cost: float | None
+    """Hours of one run over the share of runs that succeed, in money where there is a price, else in hours."""
+    spent_hours: float
+    """What finding it took here: tuning, confirmation and failures."""
+    within_margin: bool
+    may_be_best: bool
+    best_probability: float | None
+    front_probability: float | None
+    expected_regret: float | None
+
+
+@dataclass(frozen=True)
+class Settling:
+    """Runs that would settle one arm against the baseline."""
+
+    arm: str
+    seeds: int
+    items: int
+    chance: float
+    runs: int
+    """Confirmation runs to add, both arms together."""
+    hours: float
+    cost: float | None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    answer: Literal["shown", "default", "none"]
+    arm: str | None
+    sentence: str
+    """One for a manager."""
+    full_sentence: str
+    """The baseline against the best that fits."""
+    details: list[str]
+    candidates: list[Candidate]
+    settling: list[Settling]
+    too_close: list[str]
+    """Arms for which no reasonable number of runs brings a verdict."""
+    naive: str
+    """What comparing means would have recommended."""
+    decidable_gap: float | None
+    """How far from the margin a difference must lie to be shown with a chance of 80 % at the planned seeds."""
+    exploratory: bool
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def recommend(store: StudyStore, limits: Limits) -> Recommendation:
+    """What to use under the limits, from a study's results."""
+    evidence, summary = gather(store), summarise(store)
+    spec = evidence.spec
+    margin = spec.objective.margin if limits.margin is None else limits.margin
+    candidates = _candidates(evidence, summary, limits, margin)
+    fitting = [c for c in candidates if c.feasible == "yes" and c.quality is not None]
+    comparison = evidence.against(spec.baseline, list(spec.arms), margin)
+    verdicts = comparison.verdicts if comparison else []
+    better = evidence.higher_is_better
+    chosen, answer = _choose(fitting, evidence.refusal)
+    open_ = [v for v in verdicts if v.label == "not shown" and _feasible(candidates, v.arm)]
+    settling, too_close = _what_settles(open_, evidence, summary, margin, spec.prices)
+    noise = [v.noise for v in verdicts if v.noise]
+    return Recommendation(
+        answer=answer,
+        arm=chosen.arm if chosen else None,
+        sentence=_sentence(chosen, answer, fitting, candidates, evidence, margin),
+        full_sentence=_baseline_sentence(spec.baseline, candidates, verdicts, better, margin),
+        details=_details(chosen, candidates, spec.baseline, spec.prices, better),
+        candidates=candidates,
+        settling=settling,
+        too_close=too_close,
+        naive=_naive(fitting, margin, better),
+        decidable_gap=max(decidable_gap(n, evidence.seeds, alpha=evidence.alpha) for n in noise) if noise else None,
+        exploratory=bool(evidence.changed) or (limits.margin is not None and limits.margin != spec.objective.margin),
+    )
+
+
+def break_even(cost_difference: float, quality_difference: float) -> float | None:
+    """The value of 0.01 of the metric at which a dearer and better arm pays; None where it is not better."""
+    return cost_difference / (quality_difference * 100) if quality_difference > 0 else None
+
+
+def _candidates(evidence: Evidence, summary: Summary, limits: Limits, margin: float) -> list[Candidate]:
+    better, scores = evidence.higher_is_better, evidence.scores
+    rows = {row.arm: row for row in summary.arms}
+    costs = {name: _run_cost(row, evidence.spec.prices) for name, row in rows.items()}
+    close: dict[str, bool] = {}
+    may_be: list[str] = []
+    chances: dict[str, tuple[float, float, float]] = {}
+    if not evidence.refusal and len(scores):
+        close = within_margin(scores, margin, evidence.alpha, higher_is_better=better)
+        may_be = best_set(scores, evidence.alpha, higher_is_better=better)
+        try:
+            names, drawn = draws(scores)
+            front = front_probability(drawn, [costs[n] or 0.0 for n in names], higher_is_better=better)
+            best = best_probability(drawn, higher_is_better=better)
+            regret = expected_regret(drawn, higher_is_better=better)
+            chances = {n: (float(best[i]), float(front[i]), float(regret[i])) for i, n in enumerate(names)}
+        except Refused:
+            pass
+    return [
+        _candidate(row, evidence, limits, costs[name], close.get(name, False), name in may_be, chances.get(name))
+        for name, row in rows.items()
+    ]
+
+
+def _candidate(
+    row: ArmRow,
+    evidence: Evidence,
+    limits: Limits,
+    cost: float | None,
+    close: bool,
+    may_be_best: bool,
+    chances: tuple[float, float, float] | None,
+) -> Candidate:
+    hours = upper_bound([s / 3600 for s in row.run_seconds])
+    feasible, why = _within_limits(row, evidence, limits, hours, cost)
+    best, front, regret = chances or (None, None, None)
+    score = row.score
+    return Candidate(
+        arm=row.arm,
+        feasible=feasible,
+        why=why,
+        quality=score.mean if score else None,
+        low=score.low if score else None,
+        high=score.high if score else None,
+        peak_bytes=row.peak_bytes,
+        run_hours=hours,
+        run_cost=cost,
+        spent_hours=row.spent_seconds / 3600,
+        within_margin=close,
+        may_be_best=may_be_best,
+        best_probability=best,
+        front_probability=front,
+        expected_regret=regret,
+    )
+
+
+def _within_limits(
+    row: ArmRow, evidence: Evidence, limits: Limits, hours: float | None, cost: float | None
+) -> tuple[Feasible, str | None]:
+    """Whether an arm keeps every limit, and which it breaks or cannot be judged by."""
+    if row.score is None:
+        lost = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in row.statuses.items() if status != "done")
+        return ("no", lost) if lost else ("unknown", "no confirmed run")
+    checks: list[tuple[str, float | None, float | None]] = [
+        ("memory", row.peak_bytes * HEADROOM if row.peak_bytes else None, limits.memory_bytes),
+        ("hours", hours, limits.hours),
+        ("money", cost if evidence.spec.prices.per_hour is not None else None, limits.money),
+    ]
+    for name, value, limit in checks:
+        if limit is not None and value is None:
+            return "unknown", f"{name} not measured" if name != "money" else "no prices.per_hour"
+        if limit is not None and value is not None and value > limit:
+            return "no", f"{name} over the limit"
+    if limits.quality is not None:
+        reached = row.score.low if evidence.higher_is_better else row.score.high
+        if reached is None:
+            return "unknown", "one seed: no bound of its quality"
+        if (reached < limits.quality) if evidence.higher_is_better else (reached > limits.quality):
+            return "no", "quality not shown to reach the limit"
+    return "yes", None
+
+
+def _choose(fitting: Sequence[Candidate], refusal: str | None) -> tuple[Candidate | None, Any]:
+    by_cost = sorted(fitting, key=_price)
+    shown = [c for c in by_cost if c.within_margin and not refusal]
+    if shown:
+        return shown[0], "shown"
+    return (by_cost[0], "default") if by_cost else (None, "none")
+
+
+def _price(candidate: Candidate) -> tuple[float, int]:
+    """Cheaper first; what costs the same within a tenth is ordered by memory."""
+    cost = candidate.run_cost if candidate.run_cost is not None else np.inf
+    rounded = round(float(np.log(cost)) / 0.1) if 0 < cost < np.inf else np.inf
+    return (float(rounded), candidate.peak_bytes or 0)
+
+
+def _run_cost(row: ArmRow, prices: Prices) -> float | None:
+    """One successful run: its hours over the share of runs that succeed, times the price where there is one."""
+    if not row.run_seconds:
+        return None
+    hours = float(np.mean(row.run_seconds)) / 3600
+    succeeding = 1 - (row.failure_rate[0] if row.failure_rate else 0.0)
+    return hours / succeeding * (prices.per_hour if prices.per_hour is not None else 1.0)
+
+
+def _what_settles(
+    verdicts: Sequence[Verdict], evidence: Evidence, summary: Summary, margin: float, prices: Prices
+) -> tuple[list[Settling], list[str]]:
+    rows = {row.arm: row for row in summary.arms}
+    settling, too_close = [], []
+    for verdict in verdicts:
+        assert verdict.noise is not None
+        plan = settle(verdict.noise, margin, evidence.alpha)
+        if plan is None:
+            too_close.append(verdict.arm)
+            continue
+        arms = (verdict.arm, verdict.baseline)
+        runs = {a: max(plan.seeds - len(rows[a].run_seconds), 0) for a in arms}
+        grown = plan.items / verdict.items
+        hours = sum(n * float(np.mean(rows[a].run_seconds)) / 3600 for a, n in runs.items() if rows[a].run_seconds)
+        cost = hours * prices.per_hour if prices.per_hour is not None else None
+        settling.append(
+            Settling(
+                verdict.arm, plan.seeds, plan.items, plan.chance, sum(runs.values()), hours * max(grown, 1.0), cost
+            )
+        )
+    return sorted(settling, key=lambda s: s.hours), too_close
+
+
+def _feasible(candidates: Sequence[Candidate], arm: str) -> bool:
+    return any(c.arm == arm and c.feasible != "no" for c in candidates)
+
+
+def _sentence(
+    chosen: Candidate | None,
+    answer: str,
+    fitting: Sequence[Candidate],
+    candidates: Sequence[Candidate],
+    evidence: Evidence,
+    margin: float,
+) -> str:
+    if chosen is None:
+        reasons = "; ".join(f"{c.arm}: {c.why}" for c in candidates if c.why)
+        return f"No configuration keeps the limits ({reasons})."
+    unit = f"{margin:g} of {evidence.metric}"
+    if evidence.refusal:
+        return f"Nothing is shown yet ({evidence.refusal}); until then use {chosen.arm}, the cheapest that fits."
+    if answer == "shown":
+        if len(fitting) == 1 and len(candidates) > 1:
+            return f"Use {chosen.arm}: it is the only configuration within the limits."
+        return f"Use {chosen.arm}: it is the cheapest configuration shown to be within {unit} of every other one."
+    lost = (
+        f", expected to lose {chosen.expected_regret:.3f} against the best"
+        if chosen.expected_regret is not None
+        else ""
+    )
+    return (
+        f"Not shown which configuration is within {unit} of the best; use {chosen.arm}, the cheapest that fits{lost}."
+    )
+
+
+def _baseline_sentence(
+    baseline: str, candidates: Sequence[Candidate], verdicts: Sequence[Verdict], better: bool, margin: float
+) -> str:
+    """The baseline (full fine-tuning, as a rule) against the best other arm that keeps the limits."""
+    others = [c for c in candidates if c.arm != baseline and c.feasible == "yes" and c.quality is not None]
+    own = next((c for c in candidates if c.arm == baseline), None)
+    if not others or own is None:
+        return f"Whether {baseline} is worth it cannot be said: no other configuration fits and was confirmed."
+    best = max(others, key=lambda c: (c.quality or 0.0) * (1 if better else -1))
+    verdict = next((v for v in verdicts if v.arm == best.arm), None)
+    if verdict is None or verdict.interval is None:
+        why = f" ({verdict.reason})" if verdict and verdict.reason else ""
+        return f"Not shown whether {baseline} is worth it against {best.arm}, the best that fits{why}."
+    low, high = -verdict.interval.high, -verdict.interval.low
+    shown = f"{baseline} minus {best.arm} = {-verdict.interval.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+    gain_low, gain_high = (low, high) if better else (-high, -low)
+    if gain_low > margin:
+        return f"{baseline} is worth it by the margin of {margin:g}: {shown}, {best.arm} being the best that fits."
+    if gain_high < margin:
+        return (
+            f"{baseline} is not worth it: {shown}; a gain of {margin:g} is excluded; {best.arm} is the best that fits."
+        )
+    return (
+        f"Not shown that {baseline} is worth it: {shown}; a gain of {margin:g} over {best.arm}, the best that fits, is "
+        "neither shown nor excluded."
+    )
+
+
+def _details(
+    chosen: Candidate | None, candidates: Sequence[Candidate], baseline: str, prices: Prices, better: bool
+) -> list[str]:
+    own = next((c for c in candidates if c.arm == baseline), None)
+    if chosen is None or own is None or chosen.arm == baseline or own.quality is None or chosen.quality is None:
+        return []
+    gain = (own.quality - chosen.quality) * (1 if better else -1)
+    lines = []
+    if own.run_cost is not None and chosen.run_cost is not None:
+        dearer = own.run_cost - chosen.run_cost
+        worth = break_even(dearer, gain)
+        unit = prices.currency if prices.per_hour is not None else "h"
+        if dearer > 0 and worth is not None:
+            text = (
+                f"{baseline} costs {dearer:.3g} {unit} more per run and pays when 0.01 is worth over {worth:.3g} {unit}"
+            )
+            if prices.value_per_point is not None and prices.per_hour is not None:
+                pays = "it pays" if prices.value_per_point > worth else "it does not"
+                text += f" (you say {prices.value_per_point:g}: {pays})"
+            lines.append(text)
+        elif dearer <= 0:
+            lines.append(f"{baseline} costs no more per run than {chosen.arm} here ({-dearer:.3g} {unit} less)")
+    return lines
+
+
+def _naive(fitting: Sequence[Candidate], margin: float, better: bool) -> str:
+    """The cheapest arm whose mean is within the margin of the best mean, noise ignored."""
+    if not fitting:
+        return "nothing fits"
+    sign = 1 if better else -1
+    best = max((c.quality or 0.0) * sign for c in fitting)
+    close = [c for c in fitting if (c.quality or 0.0) * sign >= best - margin]
+    arm = min(close, key=_price).arm
+    return f"comparing means would pick {arm}, as if nothing were noise"
+
+
+def next_chances(evidence: Evidence, verdict: Verdict, margin: float, most: int = 10) -> list[tuple[int, float]]:
+    """The chance of a verdict with more seeds per arm, for a few more each."""
+    if verdict.noise is None:
+        return []
+    return [
+        (seeds, chance_of_verdict(verdict.noise, margin, seeds, alpha=evidence.alpha))
+        for seeds in range(verdict.seeds + 1, verdict.seeds + most + 1)
+    ]

@@ -1,0 +1,187 @@
+"""What may be judged, what is recommended under limits, and what would settle an open question."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MakeRecord, MakeSpec
+from test_cli_results import writer
+
+from harness.compare import look_alpha
+from harness.protocol import changes, declare
+from harness.recommend import Limits, break_even, recommend
+from harness.record import Training
+from harness.store import Store, StudyStore
+from harness.summary import failure_rate, gather, settled, summarise
+
+SEEDS = (101, 102, 103)
+Fill = Callable[..., StudyStore]
+
+
+@pytest.fixture
+def fill(tmp_path: Path, make_spec: MakeSpec, make_record: MakeRecord) -> Fill:
+    """A study of `full` and `lora` on three seeds; `right` is the share of items an arm gets right on every seed."""
+
+    def make(right: dict[str, float], seeds: dict[str, int] | None = None, **study: Any) -> StudyStore:
+        sections = {"objective": {"margin": 0.05}, "confirm": {"seeds": list(SEEDS)}} | study
+        spec = make_spec(**sections)
+        store = Store(tmp_path).open(spec)
+        write = writer(store, spec, make_record)
+        draw = np.random.default_rng(0)
+        write("zero-shot", "baseline", 0, 5.0, draw.random(400) < 0.1, method="none", params={})
+        for arm, share in right.items():
+            for rate, loss in ((1e-3, 0.4), (1e-2, 0.5)):
+                write(arm, "search", 0, loss, None, params={"learning_rate": rate})
+            for seed in spec.confirm.seeds[: (seeds or {}).get(arm, 3)]:
+                write(arm, "confirm", seed, 0.4, draw.random(400) < share, params={"learning_rate": 1e-3})
+        return store
+
+    return make
+
+
+def verdicts(store: StudyStore) -> dict[str, tuple[str, str | None]]:
+    comparison = summarise(store).comparison
+    assert comparison is not None
+    return {v.arm: (v.label, v.reason) for v in comparison.verdicts}
+
+
+# what may be judged
+
+
+def test_there_is_no_verdict_between_declared_looks(fill: Fill) -> None:
+    store = fill({"full": 0.9, "lora": 0.3}, {"full": 2, "lora": 2})
+    label, reason = verdicts(store)["lora"]
+    assert label == "not enough data"
+    assert reason is not None
+    assert "2 confirmed seeds per arm; the verdict is looked at after 3" in reason
+
+
+def test_a_look_that_was_not_declared_is_refused(fill: Fill, make_spec: MakeSpec, tmp_path: Path) -> None:
+    fill({"full": 0.9, "lora": 0.3})
+    longer = {"objective": {"margin": 0.05}, "confirm": {"seeds": [*SEEDS, 104, 105]}}
+    store = fill({"full": 0.9, "lora": 0.3}, {"full": 5, "lora": 5}, **longer)
+    label, reason = verdicts(store)["lora"]
+    assert label == "not enough data"
+    assert reason is not None
+    assert "a look at 5 seeds was not declared (declared: 3)" in reason
+    assert any("exploratory" in c and "looks was [3] and is [5]" in c for c in summarise(store).caveats)
+
+
+def test_declared_looks_share_the_error_rate(fill: Fill) -> None:
+    looks = {"confirm": {"seeds": [*SEEDS, 104, 105, 106, 107, 108], "looks": [3, 5, 8]}, "objective": {"margin": 0.05}}
+    store = fill({"full": 0.9, "lora": 0.3}, **looks)
+    evidence = gather(store)
+    assert (evidence.seeds, evidence.alpha) == (3, look_alpha(0.05, (3, 5, 8)))
+    assert evidence.alpha < 0.05 / 2, "three looks at 5 % would err twice as often"
+    assert verdicts(store)["lora"] == ("worse", None)
+    assert settled(store), "the first look settles it, so the study may stop"
+
+
+def test_unequal_tuning_budgets_are_named_and_not_compared(fill: Fill, make_record: MakeRecord) -> None:
+    store = fill({"full": 0.9, "lora": 0.3})
+    write = writer(store, store.spec(), make_record)
+    write("lora", "search", 0, 0.6, None, params={"learning_rate": 3e-3})
+    label, reason = verdicts(store)["lora"]
+    assert (label, reason) == ("not enough data", "tuning budgets differ: full 2, lora 3")
+
+
+def test_runs_of_different_versions_are_not_compared(fill: Fill, make_record: MakeRecord) -> None:
+    store = fill({"full": 0.9, "lora": 0.3})
+    odd = next(r for r in store.records() if r.phase == "confirm" and r.trial.arm == "lora")
+    store.write(odd.model_copy(update={"environment": {"packages": {"torch": "1.0"}}, "attempt": 2}))
+    label, reason = verdicts(store)["lora"]
+    assert label == "not enough data"
+    assert reason is not None
+    assert "different versions" in reason
+
+
+def test_a_run_worse_than_the_untrained_base_is_counted_and_not_averaged(fill: Fill, make_record: MakeRecord) -> None:
+    store = fill({"full": 0.9, "lora": 0.3})
+    write = writer(store, store.spec(), make_record)
+    write("lora", "confirm", 103, 9.0, np.zeros(400), params={"learning_rate": 1e-3})  # the base has 5.0
+    found = {row.arm: row for row in summarise(store).arms}["lora"]
+    assert (found.failed, len(found.run_seconds)) == (1, 2)
+    assert found.score is not None
+    assert found.score.mean > 0.2, "a zero would have pulled it down"
+    assert any("ended worse than the untrained base" in c for c in summarise(store).caveats)
+
+
+def test_failures_have_an_exact_interval() -> None:
+    # 0 of 3: the upper bound p solves (1 - p)^3 = 0.025, so p = 1 - 0.025^(1/3)
+    assert failure_rate(0, 3) == pytest.approx((0, 0, 1 - 0.025 ** (1 / 3)))
+    assert failure_rate(0, 0) is None
+
+
+def test_the_declaration_stays_what_it_was(make_spec: MakeSpec) -> None:
+    before = declare(make_spec(objective={"margin": 0.05}))
+    assert changes(before, make_spec(objective={"margin": 0.05})) == []
+    assert changes(before, make_spec(objective={"margin": 0.1})) == ["margin was 0.05 and is 0.1"]
+    assert before.hash == declare(make_spec(objective={"margin": 0.05})).hash
+
+
+# what is recommended
+
+
+def test_the_cheapest_arm_shown_to_be_close_is_recommended(fill: Fill) -> None:
+    store = fill({"full": 0.9, "lora": 0.9}, objective={"margin": 0.5})
+    found = recommend(store, Limits())
+    assert found.answer == "shown"
+    assert "shown to be within 0.5" in found.sentence
+    assert "full is not worth it" in found.full_sentence
+
+
+def test_a_gain_that_is_shown_makes_full_worth_it(fill: Fill) -> None:
+    found = recommend(fill({"full": 0.95, "lora": 0.2}), Limits())
+    assert (found.answer, found.arm) == ("shown", "full")
+    assert "full is worth it by the margin of 0.05" in found.full_sentence
+
+
+def test_where_nothing_is_shown_the_cheapest_is_the_default_with_its_regret(fill: Fill) -> None:
+    found = recommend(fill({"full": 0.6, "lora": 0.57}), Limits())
+    assert found.answer == "default"
+    assert "expected to lose" in found.sentence
+    assert "neither shown nor excluded" in found.full_sentence
+    assert found.settling or found.too_close
+
+
+def test_limits_come_first(fill: Fill, make_record: MakeRecord) -> None:
+    store = fill({"full": 0.95, "lora": 0.2})
+    peaks = {c.arm: c.peak_bytes for c in recommend(store, Limits()).candidates}
+    assert peaks["full"] is not None
+    tight = recommend(store, Limits(memory_bytes=peaks["full"] // 2))
+    assert tight.answer == "none"
+    assert "memory over the limit" in tight.sentence
+    assert recommend(store, Limits(memory_bytes=10 << 30)).arm == "full"
+    strict = recommend(store, Limits(quality=0.8))
+    assert {c.arm: c.feasible for c in strict.candidates} == {"full": "yes", "lora": "no"}
+    assert "the only configuration within the limits" in strict.sentence
+
+
+def test_another_margin_than_the_declared_one_is_exploratory(fill: Fill) -> None:
+    store = fill({"full": 0.95, "lora": 0.2})
+    assert not recommend(store, Limits()).exploratory
+    assert not recommend(store, Limits(margin=0.05)).exploratory
+    assert recommend(store, Limits(margin=0.1)).exploratory
+
+
+def test_the_naive_answer_stands_beside_ours(fill: Fill) -> None:
+    assert recommend(fill({"full": 0.95, "lora": 0.2}), Limits()).naive.startswith("comparing means would pick full")
+
+
+def test_a_point_breaks_even_at_the_cost_difference_over_the_gain() -> None:
+    assert break_even(12.0, 0.03) == pytest.approx(4.0)  # 12 more for 3 points: 4 a point
+    assert break_even(12.0, 0.0) is None
+
+
+def test_nothing_is_recommended_from_a_study_without_confirmed_runs(fill: Fill) -> None:
+    found = recommend(fill({"full": 0.9, "lora": 0.9}, {"full": 0, "lora": 0}), Limits())
+    assert found.answer == "none"
+    assert "no confirmed run" in found.sentence
+
+
+def test_training_time_is_that_of_the_steps(make_record: MakeRecord) -> None:
+    record = make_record()
+    assert isinstance(record.train, Training)
+    assert record.train.loop_seconds == 1.5
