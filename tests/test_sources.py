@@ -26,6 +26,7 @@ def a_model(folder: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "tokenizer.json").write_text("{}")
     return folder
 
 
@@ -62,6 +63,16 @@ def test_a_folder_or_an_unknown_suffix_is_no_data(tmp_path: Path) -> None:
     (tmp_path / "rows.xlsx").write_text("")
     with pytest.raises(DataError, match=r"\.xlsx is not read; these are: \.jsonl"):
         find_data(DataSource(path=str(tmp_path / "rows.xlsx")))
+
+
+def test_a_folder_without_safetensors_or_a_tokenizer_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    folder = a_model(tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match="has no tokenizer"):
+        find_model(ModelSource(id=str(folder)))
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(DataError, match="has no safetensors weights"):
+        find_model(ModelSource(id=str(folder)))
 
 
 def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
