@@ -53,6 +53,7 @@ def main() -> None:
         "controls.evaluate.retention=[]", "controls.evaluate.batch=4", f"controls.device={'cuda' if on_gpu else 'cpu'}",
         f"controls.train.max_steps={options.steps}", f"controls.train.max_length={options.length}",
         f"controls.train.compute_dtype={compute}", "search.trials=1", "confirm.seeds=[1, 2]",
+        "objective.metric=test_loss",
         f"arms.full.quantization={compute}", f"arms.lora.quantization={compute}",
     ]  # fmt: skip
     command = [sys.executable, "-m", "harness.cli", "study", "llama2-7b-methods", *overrides]
@@ -81,9 +82,9 @@ def long_rows(path: Path, length: int) -> Path:
     rng = random.Random(0)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        for _ in range(400):
+        for number in range(400):
             digits = " ".join(str(rng.randint(0, 9)) for _ in range(length))
-            file.write(json.dumps({"prompt": "Repeat:", "completion": digits}) + "\n")
+            file.write(json.dumps({"prompt": f"Row {number}:", "completion": digits}) + "\n")
     return path
 
 
