@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.compare import Refused, Verdict
-from harness.power import chance_of_verdict, decidable_gap, settle
+from harness.power import decidable_gap, settle
 from harness.ranking import (
     best_probability,
     best_set,
@@ -366,13 +366,3 @@ def _naive(fitting: Sequence[Candidate], margin: float, better: bool) -> str:
     close = [c for c in fitting if (c.quality or 0.0) * sign >= best - margin]
     arm = min(close, key=_price).arm
     return f"comparing means would pick {arm}, as if nothing were noise"
-
-
-def next_chances(evidence: Evidence, verdict: Verdict, margin: float, most: int = 10) -> list[tuple[int, float]]:
-    """The chance of a verdict with more seeds per arm, for a few more each."""
-    if verdict.noise is None:
-        return []
-    return [
-        (seeds, chance_of_verdict(verdict.noise, margin, seeds, alpha=evidence.alpha))
-        for seeds in range(verdict.seeds + 1, verdict.seeds + most + 1)
-    ]

@@ -12,7 +12,6 @@ from test_cli_results import writer
 from harness.compare import look_alpha
 from harness.protocol import changes, declare
 from harness.recommend import Limits, break_even, recommend
-from harness.record import Training
 from harness.store import Store, StudyStore
 from harness.summary import failure_rate, gather, settled, summarise
 
@@ -179,9 +178,3 @@ def test_nothing_is_recommended_from_a_study_without_confirmed_runs(fill: Fill) 
     found = recommend(fill({"full": 0.9, "lora": 0.9}, {"full": 0, "lora": 0}), Limits())
     assert found.answer == "none"
     assert "no confirmed run" in found.sentence
-
-
-def test_training_time_is_that_of_the_steps(make_record: MakeRecord) -> None:
-    record = make_record()
-    assert isinstance(record.train, Training)
-    assert record.train.loop_seconds == 1.5
