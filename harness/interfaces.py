@@ -13,15 +13,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+class AdapterShape(Value):
+    """The low-rank adapters that a method adds: what a forecast needs to know of them."""
+
+    rank: int
+    targets: frozenset[str] | None = None
+    """Last names of the linear layers that carry one; None: every linear layer but the head."""
+    dropout: float = 0.0
+    dora: bool = False
+    """A trained magnitude per output, whose forward pass needs the norm of the merged weight."""
+
+
 class Method(Protocol):
     """Which weights are trained."""
 
     trains_quantized_base: bool
     """Whether it can stand on a base whose weights are quantized."""
+    trains: Literal["everything", "adapters", "nothing"]
+    """What is trained, for the forecast of memory and time."""
 
     @property
     def params(self) -> type[Value]:
         """The method's own parameters with their defaults; unknown ones are refused."""
+        ...
+
+    def adapter(self, params: Value) -> AdapterShape | None:
+        """The adapters that it adds; None where it adds none."""
         ...
 
     def prepare(self, model: "PreTrainedModel", params: Value, training: Training) -> "PreTrainedModel":

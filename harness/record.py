@@ -91,6 +91,49 @@ class Example(Value):
     target: str | None = None
 
 
+class Interval(Value):
+    """A forecast number: its middle, and the bounds that should hold it nine times in ten."""
+
+    low: float
+    mid: float
+    high: float
+
+
+Fit = Literal["yes", "likely", "uncertain", "no"]
+
+
+class Forecast(Value):
+    """What a trial was expected to need, written before it ran."""
+
+    allocated_bytes: Interval
+    """Peak of live tensors on the device, over all stages."""
+    reserved_bytes: Interval | None = None
+    """Peak held by PyTorch's caching allocator; None on a CPU, which has none."""
+    process_bytes: Interval | None = None
+    """Peak of the process as the driver sees it, context included: what runs out. None on a CPU."""
+    peak_phase: str
+    """The phase of the run in which the peak is expected, such as `optimizer step`."""
+    components: dict[str, int] = {}
+    """Bytes by component at that peak; they add up to the middle of `allocated_bytes`."""
+    tensors: TensorBytes | None = None
+    """The same accounting that a run measures of itself."""
+    device: str
+    """The GPU that it was made for, or `cpu`."""
+    device_bytes: int | None = None
+    fits: Fit
+    stage_seconds: dict[str, Interval] = {}
+    seconds: Interval
+    """Wall clock of the whole trial, without the start of its process."""
+    tokens_per_second: float | None = None
+    """Real tokens per second of training."""
+    cost: Interval | None = None
+    """In the study's currency; None without a price."""
+    calibration: str = "cold"
+    """What sharpened the times: `cold` (the table of GPUs alone), or the measured runs that were used."""
+    doubts: list[str] = []
+    """Why it may be wrong, in words."""
+
+
 class Training(Value):
     """How training went."""
 
@@ -137,7 +180,7 @@ class Record(Value):
     adapter_path: str | None = None
     """Folder of the adapter or model, relative to the study's folder."""
     log_path: str | None = None
-    forecast: dict[str, Any] | None = None
+    forecast: Forecast | None = None
 
     @property
     def phase(self) -> Phase:

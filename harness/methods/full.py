@@ -1,6 +1,6 @@
 """Full fine-tuning: every weight is trained."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harness.interfaces import Method
 from harness.spec import Training, Value
@@ -16,6 +16,10 @@ class Params(Value):
 class Full:
     params = Params
     trains_quantized_base = False
+    trains: Literal["everything", "adapters", "nothing"] = "everything"
+
+    def adapter(self, params: Value) -> None:
+        return None
 
     def prepare(self, model: "PreTrainedModel", params: Value, training: Training) -> "PreTrainedModel":
         return model.requires_grad_(True)

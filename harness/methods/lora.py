@@ -5,11 +5,11 @@ the direction (Liu et al. 2024, arXiv:2402.09353). On a 4-bit base this is QLoRA
 arXiv:2305.14314).
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from harness.interfaces import Method
+from harness.interfaces import AdapterShape, Method
 from harness.spec import Training, Value
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ class Params(Value):
 class Lora:
     params = Params
     trains_quantized_base = True
+    trains: Literal["everything", "adapters", "nothing"] = "adapters"
+
+    def adapter(self, params: Value) -> AdapterShape:
+        assert isinstance(params, Params)
+        targets = None if params.targets == "all-linear" else frozenset(params.targets.split(","))
+        return AdapterShape(rank=params.rank, targets=targets, dropout=params.dropout, dora=params.dora)
 
     def prepare(self, model: "PreTrainedModel", params: Value, training: Training) -> "PreTrainedModel":
         import torch

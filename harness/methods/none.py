@@ -1,6 +1,6 @@
 """No training at all: the base as it is, so that every score has its zero-shot baseline."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from harness.interfaces import Method
 from harness.spec import Training, Value
@@ -16,6 +16,10 @@ class Params(Value):
 class Untrained:
     params = Params
     trains_quantized_base = True
+    trains: Literal["everything", "adapters", "nothing"] = "nothing"
+
+    def adapter(self, params: Value) -> None:
+        return None
 
     def prepare(self, model: "PreTrainedModel", params: Value, training: Training) -> "PreTrainedModel":
         return model.requires_grad_(False)

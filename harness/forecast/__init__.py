@@ -1,0 +1,1 @@
+"""Memory, time and money before a run, from configuration alone: no weights, no torch."""

@@ -1,0 +1,106 @@
+"""What a training run is, as far as its memory and time depend on it."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from harness.forecast.architecture import Architecture, Linear
+from harness.interfaces import AdapterShape
+from harness.spec import Dtype, Value
+
+BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+Attention = Literal["flash", "sdpa", "eager"]
+Loss = Literal["full", "triton", "liger", "chunked", "cut"]
+"""How logits become a loss: `full`: all logits, upcast (transformers); `triton`: gradient in place (fms, Unsloth);
+`liger`: fused with the head in chunks; `chunked`: head and loss a chunk of tokens at a time; `cut`: never stored."""
+Sharding = Literal["none", "ddp", "fsdp", "zero1", "zero2", "zero3"]
+
+
+class Profile(Value):
+    """How the libraries in use behave where their versions, or their choices, change bytes."""
+
+    name: str
+    """Such as `transformers-5`, `fms-2024`, `litgpt-2023`."""
+    logit_bytes: float | None = None
+    """Bytes per logit at the peak of the loss where it differs from the loss path's own."""
+    residual: Dtype | None = None
+    """Dtype of the residual stream where it is not the compute dtype: fp32 under PEFT's preparation for k-bit training."""
+    autocast: bool = True
+    """Whether the step runs under torch.autocast: then norms, losses and copies of activations are fp32."""
+    rest: Dtype | None = None
+    """Dtype of embeddings, head and norms of a quantized base where it is not the compute dtype."""
+    fused_layer: bool = False
+    """Fused kernels for norms, rotary embedding and the MLP's activation (Liger, Unsloth, fms): less is kept."""
+    keeps_quantized_input: bool = False
+    """bitsandbytes before 0.43.2 kept the input of every 4-bit layer for backward (bitsandbytes#1270)."""
+    shards_upcast: bool = True
+    """FSDP upcasts trainable weights to fp32 under mixed precision (accelerate since 2024)."""
+    hump: float = 1.0
+    """Factor on the transient of one layer's backward."""
+    expandable_segments: bool = True
+    """PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, which the harness sets: little is lost to fragmentation."""
+
+
+HARNESS = Profile(name="harness")
+"""What the trials of this project run: transformers 5 and TRL 1, no PEFT preparation, expandable segments."""
+
+
+class Setup(Value):
+    """One training run. Sizes are per device unless they say otherwise."""
+
+    architecture: Architecture
+    full: bool
+    """Every weight is trained."""
+    adapter: AdapterShape | None = None
+    """What is added beside frozen weights; None with `full`."""
+    weight_bits: float = Field(gt=0)
+    """Bits per weight as stored: of the linear layers if quantized (scales included), of everything if not."""
+    quantized: bool = False
+    """The linear layers are stored in codes and the rest in `compute` (or the profile's `rest`)."""
+    quantization: str = "bf16"
+    """Its name: `nf4` and `int8` need different temporary copies."""
+    compute: Dtype = "bf16"
+    adapter_dtype: Dtype = "fp32"
+    optimizer: str = "adamw_torch"
+    """A name of transformers' `OptimizerNames`; see `optimizers.py` for what is known."""
+    micro_batch: int = Field(gt=0)
+    accumulation: int = Field(1, gt=0)
+    length: int = Field(gt=1)
+    """Tokens per sequence, padding included."""
+    checkpointing: bool | Literal["offloaded"] = False
+    attention: Attention = "sdpa"
+    padded: bool = True
+    """Sequences of several lengths in a batch: SDPA then needs a mask, which rules flash attention out."""
+    loss: Loss = "full"
+    devices: int = Field(1, gt=0)
+    sharding: Sharding = "none"
+    offload: bool = False
+    """Weights and optimizer state live in the host's memory."""
+    profile: Profile = HARNESS
+
+    @property
+    def tokens(self) -> int:
+        """Positions per micro-batch and device."""
+        return self.micro_batch * self.length
+
+    @property
+    def targets(self) -> tuple[Linear, ...]:
+        """Linear layers of a decoder layer that carry an adapter."""
+        if self.adapter is None:
+            return ()
+        wanted = self.adapter.targets
+        return tuple(one for one in self.architecture.linears if wanted is None or one.name in wanted)
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Trainable weights of the adapters, without whole modules that are trained beside them."""
+        if self.adapter is None:
+            return 0
+        rank, dora = self.adapter.rank, self.adapter.dora
+        each = sum(one.copies * (rank * (one.inputs + one.outputs) + dora * one.outputs) for one in self.targets)
+        return self.architecture.layers * each
+
+    @property
+    def trainable(self) -> int:
+        return self.architecture.parameters if self.full else self.adapter_parameters
