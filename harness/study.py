@@ -454,8 +454,9 @@ class _Forecasts:
         """The trial's forecast; None, and one warning, where none can be made."""
         if self.forecaster is None:
             return None
+        controls = trial.controls.model_copy(update={"train": trial.training})
         try:
-            return self.forecaster.trial(trial)
+            return self.forecaster.trial(trial.model_copy(update={"controls": controls}))
         except Exception as error:  # whatever is wrong with a forecast, the trial can still be run
             if not self.warned:
                 self.watcher.warned(f"no forecast for {trial.label}: {error or type(error).__name__}")

@@ -163,7 +163,7 @@ def outcome(record: Record) -> str:
         return "\n".join([line, *_too_small(record)])
     loss = record.score("validation_loss")
     scores = [f"{s.task} {s.value:.3f}" for s in record.scores if s.role == "target"]
-    shown = "  ".join([f"validation loss {loss:.3f}"] * (loss is not None) + scores)
+    shown = "  ".join([*([] if loss is None else [f"validation loss {loss:.3f}"]), *scores])
     peak = peak_bytes(record)
     memory = f"  peak {beside(peak, forecast_bytes(record))}" if peak else ""
     return f"done   {record.trial_id}  {record.trial.label}: {shown}{memory}  {record.seconds:.0f} s"
