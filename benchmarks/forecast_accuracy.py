@@ -35,6 +35,7 @@ KINDS = {
     "allocated": "allocated",
     "active (allocated)": "allocated",
     "reserved": "reserved",
+    "reserved (max over train AND eval)": "reserved",
     "nvidia-smi": "process",
     "unknown": "unknown",
 }
@@ -173,7 +174,9 @@ def _point(row: Row, kind: str, measured: float, forecast: float, inside: bool |
 
 def table(points: Sequence[Point]) -> list[dict[str, Any]]:
     """Print and return the errors by kind and quality, and by method within."""
-    print(f"  {'kind':22}{'method':16}{'sources':>8}{'n':>5}{'MAPE':>8}{'median':>8}{'p95':>8}{'worst':>8}{'in 90 %':>9}")
+    print(
+        f"  {'kind':22}{'method':16}{'sources':>8}{'n':>5}{'MAPE':>8}{'median':>8}{'p95':>8}{'worst':>8}{'in 90 %':>9}"
+    )
     lines = []
     for group in (lambda p: (f"{p.kind} ({p.quality})", ""), lambda p: (f"{p.kind} ({p.quality})", p.method)):
         for key, some in sorted(grouped(points, group).items()):
@@ -220,7 +223,9 @@ def verdict_table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     print(f"  {len(right)} of {len(judged)} right ({rate:.1%}): {fitted} that fitted, {len(judged) - fitted} that did not; "
           f"{len(verdicts) - len(judged)} within {BAND:.0%} of the card are not judged")  # fmt: skip
     for wrong in (v for v in judged if not v.right):
-        print(f"  wrong: {wrong.row} {'fitted' if wrong.fitted else 'did not fit'}, needs {wrong.share:.0%} of the card")
+        print(
+            f"  wrong: {wrong.row} {'fitted' if wrong.fitted else 'did not fit'}, needs {wrong.share:.0%} of the card"
+        )
     return {"n": len(judged), "right": rate, "not judged": len(verdicts) - len(judged)}
 
 
