@@ -26,7 +26,9 @@ ENDINGS = frozenset(
 )
 """Words of a name that say how a model was tuned or stored: its shapes do not depend on them."""
 
-COPIES = frozenset("nousresearch unsloth thebloke techxgenus huggyllama hugging-quants casperhansen mlx-community".split())
+COPIES = frozenset(
+    "nousresearch unsloth thebloke techxgenus huggyllama hugging-quants casperhansen mlx-community".split()
+)
 """Owners who publish other people's models under the models' own names."""
 
 
@@ -123,7 +125,9 @@ def _not_found(model: str) -> SpecError:
         remedy = f"hf download {model} config.json"
     else:
         remedy = "name a folder with its config.json, or get one: hf download OWNER/NAME config.json"
-    return SpecError(f"no config of {model!r}: no such folder, not in the hub's cache, not in the catalogue{nearest}", remedy)
+    return SpecError(
+        f"no config of {model!r}: no such folder, not in the hub's cache, not in the catalogue{nearest}", remedy
+    )
 
 
 def _cached(model: str, revision: str | None) -> Path | None:

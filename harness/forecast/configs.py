@@ -346,7 +346,9 @@ def _with_kv(s: Shape, kv_heads: int) -> Shape:
 def _mpt(c: Config, s: Shape) -> Parts:
     """MPT of llm-foundry, which has a table of positions unless it is told to use ALiBi or rotary ones."""
     attention = c.get("attn_config") or {}
-    s = _with_kv(s, attention.get("kv_n_heads") or (1 if attention.get("attn_type") == "multiquery_attention" else s.heads))
+    s = _with_kv(
+        s, attention.get("kv_n_heads") or (1 if attention.get("attn_type") == "multiquery_attention" else s.heads)
+    )
     bias = not _flag(c, "no_bias", True)
     table = _flag(c, "learned_pos_emb", True) and not attention.get("alibi", True) and not attention.get("rope")
     width = int(c.get("expansion_ratio") or 4) * s.hidden
