@@ -48,10 +48,14 @@ class Architecture(Value):
     """The linear layers of one decoder layer under their real module names (fused ones as fused)."""
     norm: Literal["rms", "layer"] = "rms"
     norms: int = 2
-    """Norms over `hidden` in a decoder layer; the final one is not counted."""
+    """Norms over `hidden` in a decoder layer."""
     norm_bias: bool = False
     qk_norm: int = 0
     """Weights of the norms on queries and keys in a decoder layer (`2 * head_dim` in Qwen3)."""
+    outer_norms: int = 1
+    """Norms over `hidden` outside of the layers: the final one, and in Bloom one behind the embeddings."""
+    other: int = 0
+    """Further weights of a decoder layer: attention sinks."""
     positions: int = 0
     """Rows of a table of learned positions."""
     head_bias: bool = False
@@ -86,7 +90,7 @@ class Architecture(Value):
         """Weights of norms and biases."""
         per_norm = self.hidden * (2 if self.norm_bias else 1)
         biases = sum(one.copies * one.outputs for one in self.linears if one.bias)
-        return self.layers * (self.norms * per_norm + self.qk_norm + biases) + per_norm
+        return self.layers * (self.norms * per_norm + self.qk_norm + self.other + biases) + self.outer_norms * per_norm
 
     @cached_property
     def parameters(self) -> int:
