@@ -1,17 +1,18 @@
 """What a whole study will take before it runs: hours, money, disk, what fits, and what it can show."""
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness import plugins, workload
 from harness.forecast.processors import Processor
 from harness.intervals import Difference
-from harness.planning import Forecaster
+from harness.planning import Forecaster, times, total
 from harness.power import Noise, decidable_gap
-from harness.record import Forecast, Interval, Phase, Record
-from harness.spec import AUTO, Arm, Range, Scalar, StudySpec, Value
+from harness.record import Forecast, Interval, Record
+from harness.spec import AUTO, Arm, Controls, Range, Scalar, StudySpec, Value
 from harness.tasks import tasks_of
-from harness.trial import ZERO_SHOT, Trial
+from harness.trial import ZERO_SHOT, Phase, Trial
 
 CHANCE = 0.8
 """With which the smallest difference would be shown."""
@@ -177,16 +178,6 @@ def detectable(spec: StudySpec, noise: Sequence[Difference] = ()) -> Detectable:
     )
 
 
-def times(interval: Interval, factor: float) -> Interval:
-    return Interval(low=interval.low * factor, mid=interval.mid * factor, high=interval.high * factor)
-
-
-def total(intervals: Iterable[Interval]) -> Interval:
-    """The sum. What makes one part slow makes the others slow: bounds add up."""
-    some = list(intervals)
-    return Interval(low=sum(i.low for i in some), mid=sum(i.mid for i in some), high=sum(i.high for i in some))
-
-
 def _arm(forecaster: Forecaster, name: str) -> ArmPlan:
     spec = forecaster.spec
     arm = spec.arms[name]
@@ -216,47 +207,50 @@ def _arm(forecaster: Forecaster, name: str) -> ArmPlan:
 
 def nearest(forecaster: Forecaster, name: str) -> Alternative | None:
     """The first change that lets an arm fit, else the one that needs the least memory; None if nothing can change."""
-    tried: list[Alternative] = []
+    least: tuple[int, tuple[str, ...], Trial] | None = None
     for overrides, trial in _changes(forecaster.spec, name):
-        found = Alternative(overrides=overrides, forecast=forecaster.trial(trial))
-        if found.forecast.fits in {"yes", "likely"}:
-            return found
-        tried.append(found)
-    whole = [a for a in tried if not any("max_length" in o for o in a.overrides)]
-    return min(whole, key=_needed, default=None)
-
-
-def _needed(alternative: Alternative) -> float:
-    forecast = alternative.forecast
-    return (forecast.process_bytes or forecast.allocated_bytes).mid
+        needed = forecaster.memory(trial)
+        if forecaster.fits(trial, needed) in {"yes", "likely"}:
+            return Alternative(overrides=overrides, forecast=forecaster.trial(trial))
+        if (least is None or needed.allocated < least[0]) and "max_length" not in " ".join(overrides):
+            least = needed.allocated, overrides, trial
+    return None if least is None else Alternative(overrides=least[1], forecast=forecaster.trial(least[2]))
 
 
 def _changes(spec: StudySpec, name: str) -> Iterator[tuple[tuple[str, ...], Trial]]:
-    """Changes that need less memory, what is least of a change first: smaller micro-batches at the same effective
-    batch, checkpointing, fewer bits, shorter rows; each on top of what was tried before it."""
+    """Changes that need less memory, what is least of a change first: smaller batches of evaluation, which change no
+    result, smaller micro-batches at the same effective batch, checkpointing, fewer bits, shorter rows; each on top of
+    what was tried before it."""
     before = trial_of(spec, name, "confirm", spec.confirm.seeds[0])
-    train = spec.controls.train
+    train, evaluate = spec.controls.train, spec.controls.evaluate
     micro = train.micro_batch or train.batch
-    halves = [n for n in (micro >> k for k in range(micro.bit_length())) if n and train.batch % n == 0]
-    for factor in SHORTER:
-        length = train.max_length // factor
-        for quantization in (before.quantization, *_fewer_bits(before)):
-            for checkpointing in sorted({train.gradient_checkpointing, True}):
-                for smaller in halves:
-                    values = {
-                        "micro_batch": (smaller, micro),
-                        "gradient_checkpointing": (checkpointing, train.gradient_checkpointing),
-                        "max_length": (length, train.max_length),
-                    }
-                    changed = {k: new for k, (new, old) in values.items() if new != old}
-                    said = [f"controls.train.{k}={str(v).lower()}" for k, v in changed.items()]
-                    said += _requantize(spec, name, quantization)
-                    if said and length > 1:
-                        yield tuple(said), _changed(before, spec.arms[name], quantization, changed)
+    for length, quantization, checkpointing, smaller, asked in itertools.product(
+        [train.max_length // factor for factor in SHORTER],
+        [before.quantization, *_fewer_bits(before)],
+        sorted({train.gradient_checkpointing, True}),
+        [n for n in _halves(micro) if train.batch % n == 0],
+        _halves(evaluate.batch),
+    ):
+        values = {"micro_batch": smaller, "gradient_checkpointing": checkpointing, "max_length": length}
+        changed = {k: v for k, v in values.items() if v != (micro if k == "micro_batch" else getattr(train, k))}
+        overrides = [f"controls.evaluate.batch={asked}"] if asked != evaluate.batch else []
+        overrides += [f"controls.train.{k}={str(v).lower()}" for k, v in changed.items()]
+        overrides += _requantize(spec, name, quantization)
+        if overrides and length > 1:
+            controls = before.controls.model_copy(
+                update={
+                    "train": train.model_copy(update=changed),
+                    "evaluate": evaluate.model_copy(update={"batch": asked}),
+                }
+            )
+            yield tuple(overrides), _changed(before, spec.arms[name], quantization, controls)
 
 
-def _changed(trial: Trial, arm: Arm, quantization: str, train: dict[str, int]) -> Trial:
-    controls = trial.controls.model_copy(update={"train": trial.controls.train.model_copy(update=train)})
+def _halves(number: int) -> list[int]:
+    return [number >> k for k in range(number.bit_length())]
+
+
+def _changed(trial: Trial, arm: Arm, quantization: str, controls: Controls) -> Trial:
     foreign = set() if quantization == trial.quantization else set(_of_quantization(arm))
     params = {k: v for k, v in trial.params.items() if k not in foreign}
     return trial.model_copy(update={"controls": controls, "quantization": quantization, "params": params})

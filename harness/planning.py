@@ -10,7 +10,7 @@ import psutil
 
 from harness import plugins, workload
 from harness.forecast import activations, catalogue, time
-from harness.forecast.memory import Memory, memory
+from harness.forecast.memory import Memory, Phase, memory, weights
 from harness.forecast.processors import Processor
 from harness.forecast.setup import BYTES, HARNESS, Setup
 from harness.forecast.time import COLD, Rates
@@ -19,6 +19,12 @@ from harness.spec import StudySpec
 from harness.trial import Trial
 from harness.workload import Rows
 
+LOGIT_BYTES = 12
+"""Bytes per logit while the held-out loss is taken: fp32 logits, their contiguous copy for log_softmax, its output."""
+OUTSIDE = Interval(low=0.0, mid=0.15e9, high=0.6e9)
+"""Bytes of the process beside context and allocator."""
+EVALUATION_HELD = Interval(low=1.0, mid=1.03, high=1.15)
+"""What the allocator holds over what is live while the model is evaluated."""
 HEADROOM = 0.95
 """A run is said to fit when it needs no more than this share of the card: the desktop and the driver take theirs."""
 ALLOCATED_SPREAD = 0.04
@@ -32,7 +38,7 @@ DISK_BYTES_PER_SECOND = 0.5e9
 MEASURED_STEPS = 2
 """Forward and backward passes on the longest batch by which a trial measures its own memory."""
 LEAST_SPREAD = 0.1
-"""Half-width of the 90 % interval of log seconds below which no calibration goes: runs of one machine differ so much."""
+"""Half-width of the 90 % interval of log seconds that no calibration goes below: runs of one machine differ by it."""
 
 
 class Forecaster:
@@ -56,11 +62,11 @@ class Forecaster:
     def trial(self, trial: Trial) -> Forecast:
         """What this trial will need. Its own micro-batch is in its controls or its params."""
         setup = self.setup(trial)
-        needed = memory(setup, self.processor.memory_bytes, self.processor.context_bytes)
         stages = self.stages(trial)
-        seconds = _total(stages.values())
+        seconds = total(stages.values())
         cuda = self.processor.kind == "cuda"
-        tensors = activations.tensors(setup)
+        needed = self.memory(trial)
+        tensors = activations.tensors(setup) if _trains(trial) else None
         allocated, phase, components = _peak(needed, None if cuda else tensors)
         return Forecast(
             allocated_bytes=_around(allocated, ALLOCATED_SPREAD),
@@ -71,16 +77,44 @@ class Forecaster:
             tensors=tensors,
             device=self.processor.name,
             device_bytes=self.processor.memory_bytes,
-            fits=_fits(needed.process, self.processor.memory_bytes)
-            if cuda
-            else ("yes" if allocated <= psutil.virtual_memory().total else "no"),
+            fits=self.fits(trial, needed),
             stage_seconds=stages,
             seconds=seconds,
             tokens_per_second=self._tokens_per_second(trial),
-            cost=_times(seconds, self.per_hour / 3600) if self.per_hour is not None else None,
+            cost=None if self.per_hour is None else times(seconds, self.per_hour / 3600),
             calibration=self._rates(trial).source,
-            doubts=list(self.doubts(trial)),
+            doubts=list(dict.fromkeys(self.doubts(trial))),
         )
+
+    def memory(self, trial: Trial) -> Memory:
+        """Phases of training, where there is any, and of evaluation."""
+        setup, card, context = self.setup(trial), self.processor.memory_bytes, self.processor.context_bytes
+        evaluation = _evaluation(setup, trial.controls.evaluate.batch)
+        held = times(EVALUATION_HELD, evaluation.total)
+        alone = Memory(
+            phases=(evaluation,),
+            reserved=held,
+            process=total([held, Interval(low=0.8 * context, mid=context, high=context), OUTSIDE]),
+        )
+        if not _trains(trial):
+            return alone
+        training = memory(setup, card, context)
+        return Memory(
+            phases=(*training.phases, evaluation),
+            reserved=_higher(training.reserved, alone.reserved),
+            process=_higher(training.process, alone.process),
+        )
+
+    def fits(self, trial: Trial, needed: Memory) -> Fit:
+        """Whether there is room: on the card for the process, on a CPU in the machine's memory for the tensors."""
+        if self.processor.kind != "cuda":
+            return "yes" if needed.allocated <= psutil.virtual_memory().total else "no"
+        card, process = self.processor.memory_bytes, needed.process
+        if card is None or process.high <= HEADROOM * card:
+            return "yes"
+        if process.low > card:
+            return "no"
+        return "likely" if process.mid <= HEADROOM * card else "uncertain"
 
     def setup(self, trial: Trial, length: int | None = None) -> Setup:
         """The trial's run on batches of its longest rows, or of a given length."""
@@ -103,6 +137,7 @@ class Forecaster:
             accumulation=controls.batch // micro,
             length=max(2, length or rows.longest),
             checkpointing=controls.gradient_checkpointing,
+            loss="chunked",  # TRL 1.16's `nll`: head and loss a tile of logits at a time
             padded=micro > 1 and rows.lengths[0] < rows.longest,
             profile=HARNESS.model_copy(update={"autocast": controls.compute_dtype != "fp32"}),
         )
@@ -122,6 +157,7 @@ class Forecaster:
 
     def doubts(self, trial: Trial) -> Iterator[str]:
         yield from self.architecture.doubts
+        yield from self.processor.doubts if self._rates(trial) is COLD else ()
         yield from self.rows.doubts
         if trial.phase != "search":
             yield from self._task_doubts
@@ -134,10 +170,9 @@ class Forecaster:
 
     def _stages(self, trial: Trial, rates: Rates) -> Iterator[tuple[StageName, Interval]]:
         setup = self.setup(trial)
-        trains = plugins.method(trial.method).trains != "nothing"
         yield "load", time.load(setup, self.processor, rates)
         yield "adapt", _around_log(0.01 + ADAPT_SECONDS_PER_LAYER * setup.architecture.layers * len(setup.targets), 1.0)
-        if trains:
+        if _trains(trial):
             yield "train", self._training(trial, rates)
         yield "evaluate", self._evaluation(trial, rates)
         if trial.phase == "confirm":
@@ -145,11 +180,11 @@ class Forecaster:
 
     def _training(self, trial: Trial, rates: Rates) -> Interval:
         rows, steps = self._rows(trial), self.steps(trial)
-        measuring = _times(self._step(trial, rates, rows.longest), MEASURED_STEPS / self.setup(trial).accumulation)
-        training = _times(self._step(trial, rates), steps)
+        measuring = times(self._step(trial, rates, rows.longest), MEASURED_STEPS / self.setup(trial).accumulation)
+        training = times(self._step(trial, rates), steps)
         if rows.shortest_mean is not None:  # rows may be shorter than what is assumed, and time goes with tokens
             training = training.model_copy(update={"low": training.low * rows.shortest_mean / rows.mean})
-        return _total([PREPARATION, measuring, training])
+        return total([PREPARATION, measuring, training])
 
     def _step(self, trial: Trial, rates: Rates, length: int | None = None) -> Interval:
         """Seconds of an optimizer step on random batches, or on batches of a given length."""
@@ -165,15 +200,15 @@ class Forecaster:
         def forward(sequences: float, tokens: float) -> Interval:
             size = max(1, min(batch, math.ceil(sequences)))
             once = time.forward(setup, self.processor, size, max(1, round(tokens)), rates)
-            return _times(once, sequences / size)
+            return times(once, sequences / size)
 
         judged = trial.phase != "search"
         parts = [forward(rows.validation + (rows.test if judged else 0), rows.mean)]
         for asked in self.asked if judged else []:
             parts.append(forward(asked.items * asked.requests, asked.tokens))
             if asked.generated:
-                parts.append(_times(forward(asked.items, 1), asked.generated))
-        return _total(parts)
+                parts.append(times(forward(asked.items, 1), asked.generated))
+        return total(parts)
 
     def kept_bytes(self, trial: Trial) -> int:
         """Disk that a confirmed run's adapter takes, or its whole model where that is kept."""
@@ -185,7 +220,7 @@ class Forecaster:
         return setup.adapter_parameters * BYTES[setup.adapter_dtype]
 
     def _tokens_per_second(self, trial: Trial) -> float | None:
-        if plugins.method(trial.method).trains == "nothing":
+        if not _trains(trial):
             return None
         return trial.controls.train.batch * self._rows(trial).mean / self._step(trial, self._rates(trial)).mid
 
@@ -276,18 +311,26 @@ def _one_stack(records: Sequence[Record]) -> list[Record]:
 def _peak(needed: Memory, measured: TensorBytes | None) -> tuple[int, str, dict[str, int]]:
     """Bytes, phase and components of the peak; on a CPU the accounting that a run makes of itself."""
     if measured is None or measured.peak is None:
-        return needed.allocated, needed.peak.name, dict(needed.peak.components)
+        return needed.allocated, needed.peak.name, {name: size for name, size in needed.peak.components.items() if size}
     components = {"weights": measured.weights, "adapters": measured.adapter, "optimizer": measured.optimizer}
     step = {"one step": measured.step_peak or 0}
     return measured.peak, "backward", {k: v for k, v in {**components, **step}.items() if v}
 
 
-def _fits(process: Interval, card: int | None) -> Fit:
-    if card is None or process.high <= HEADROOM * card:
-        return "yes"
-    if process.low > card:
-        return "no"
-    return "likely" if process.mid <= HEADROOM * card else "uncertain"
+def _trains(trial: Trial) -> bool:
+    return plugins.method(trial.method).trains != "nothing"
+
+
+def _evaluation(setup: Setup, batch: int) -> Phase:
+    """The held-out loss of a batch of the longest rows: optimizer state and gradients are gone by then."""
+    tokens = batch * setup.length
+    hidden = tokens * setup.architecture.hidden * BYTES[setup.compute]
+    logits = LOGIT_BYTES * tokens * setup.architecture.vocabulary
+    return Phase(name="evaluation", components=weights(setup) | {"activations": hidden, "logits and loss": logits})
+
+
+def _higher(one: Interval, other: Interval) -> Interval:
+    return Interval(low=max(one.low, other.low), mid=max(one.mid, other.mid), high=max(one.high, other.high))
 
 
 def _around(value: float, share: float) -> Interval:
@@ -298,11 +341,11 @@ def _around_log(value: float, spread: float) -> Interval:
     return Interval(low=value * math.exp(-spread), mid=value, high=value * math.exp(spread))
 
 
-def _times(interval: Interval, factor: float) -> Interval:
+def times(interval: Interval, factor: float) -> Interval:
     return Interval(low=interval.low * factor, mid=interval.mid * factor, high=interval.high * factor)
 
 
-def _total(intervals: Iterable[Interval]) -> Interval:
+def total(intervals: Iterable[Interval]) -> Interval:
     """The sum. What makes one part slow makes the others slow: bounds add up."""
     some = list(intervals)
     return Interval(low=sum(i.low for i in some), mid=sum(i.mid for i in some), high=sum(i.high for i in some))

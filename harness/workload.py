@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field
 
-from harness import data, sources, tiny
+from harness import sources, tiny
 from harness.errors import DataError, HarnessError
 from harness.record import Record
 from harness.spec import Controls, DataSource, ModelSource, Value, read_yaml
@@ -120,6 +120,8 @@ def rows_of(controls: Controls, records: Iterable[Record] = ()) -> Rows:
     found = _at_hand(source)
     if found is None:
         return _measured_before(controls, records) or _assumed(controls)
+    from harness import data  # brings pyarrow, which rows that are not at hand do not need
+
     rows = data.read_rows(source, found)
     if source.rows and source.rows < len(rows):
         rows = random.Random(source.split_seed).sample(rows, source.rows)
@@ -146,8 +148,10 @@ def items_of(task: str, controls: Controls) -> int | None:
     return asked.limited(controls.evaluate.limit).items if asked else None
 
 
-def _measured(controls: Controls, rows: Sequence[data.Row]) -> Rows:
+def _measured(controls: Controls, rows: Sequence[Mapping[str, Any]]) -> Rows:
     """Lengths of a sample through the model's own tokenizer, or from characters where it is not at hand."""
+    from harness import data
+
     source = controls.data
     kind, columns = data.recognise(rows[0].keys(), source)
 
@@ -361,6 +365,8 @@ def _task_file(task: str, model: ModelSource) -> Asked | None:
     path = path if path.is_file() else Path(task)
     if path.suffix not in {".yaml", ".yml"}:
         return None
+    from harness import data
+
     try:
         config = read_yaml(path)
         files = config["dataset_kwargs"]["data_files"]

@@ -4,9 +4,9 @@ import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 
-
 from harness.budget import Alternative, ArmPlan, Plan
 from harness.cli._bars import Pen, bars
+from harness.planning import times
 from harness.record import Forecast, Interval
 from harness.scoring import Error, ForecastScore
 
@@ -59,8 +59,11 @@ def _heading(plan: Plan) -> str:
     facts = []
     if processor.memory_bytes is not None:
         facts.append(f"{processor.memory_bytes / GIB:.1f} GiB")
-    facts.append("no price per hour" if plan.per_hour is None else f"{plan.per_hour:g} {plan.currency}/h")
-    return f"{plan.study} on one {processor.name} ({', '.join(facts)})"
+    facts.append("no price per hour" if plan.per_hour is None else f"{plan.per_hour:.2f} {plan.currency}/h")
+    name = "CPU core" if processor.kind == "cpu" else processor.name
+    if processor.name.endswith(" GB"):  # only a size was given
+        name = f"GPU of {processor.name}"
+    return f"{plan.study} on one {name} ({', '.join(facts)})"
 
 
 def _table(plan: Plan) -> list[str]:
@@ -68,7 +71,7 @@ def _table(plan: Plan) -> list[str]:
     money = plan.currency if plan.cost is not None else ""
     head = ["arm", "base", "fits", "runs", f"peak {_unit_name(plan)} [90 %]", f"{name} [90 %]", money]
     rows = [_arm_row(plan, arm, hours) for arm in plan.arms]
-    base = _cells(plan, plan.baseline, times(plan.baseline.seconds, 1), hours)
+    base = _cells(plan, plan.baseline, plan.baseline.seconds, hours)
     rows.append(["zero-shot", "", plan.baseline.fits, "1", *base])
     total = ["total", "", "", str(plan.runs), "", _bounds(plan.seconds, hours, _digits(plan.seconds.high / hours))]
     rows.append([*total, _money(plan.cost)])
@@ -92,10 +95,6 @@ def _cells(plan: Plan, forecast: Forecast, seconds: Interval, hours: float) -> l
     return [shown, _bounds(seconds, hours, _digits(seconds.high / hours)), _money(cost)]
 
 
-def times(interval: Interval, factor: float) -> Interval:
-    return Interval(low=interval.low * factor, mid=interval.mid * factor, high=interval.high * factor)
-
-
 def _without_money(row: list[str], plan: Plan) -> list[str]:
     return row if plan.cost is not None else row[:-1]
 
@@ -106,7 +105,8 @@ def _notes(plan: Plan) -> Iterable[str]:
             yield f"{arm.arm} does not fit: its runs are recorded as such and not made. {_nearest(arm)}"
         elif arm.confirm.fits == "uncertain":
             yield f"{arm.arm} may not fit. {_nearest(arm)}"
-    if any(o.startswith("controls.") for arm in plan.arms if arm.nearest for o in arm.nearest.overrides):
+    mended = [a.nearest for a in plan.arms if a.nearest and a.nearest.forecast.fits in {"yes", "likely"}]
+    if any(override.startswith("controls.") for nearest in mended for override in nearest.overrides):
         yield "What stands under controls holds for every arm, so that arms stay comparable."
 
 
@@ -138,8 +138,8 @@ def _detectable(plan: Plan) -> str:
 def _basis(plan: Plan) -> Iterable[str]:
     rows = plan.rows
     yield (
-        f"Rows: {rows['train']:,} to train on, {float(rows['mean_tokens']):.0f} tokens on average, {rows['longest']} at "
-        f"most ({rows['source']})."
+        f"Rows: {rows['train']:,} to train on, {float(rows['mean_tokens']):.0f} tokens on average, {rows['longest']} "
+        f"at most ({rows['source']})."
     )
     cold = "the table of processors alone; runs in the store would sharpen it"
     yield f"Times: {cold if plan.calibration == 'cold' else plan.calibration}."
@@ -182,7 +182,7 @@ def _bounds(interval: Interval, unit: float, digits: int) -> str:
 
 def _digits(value: float) -> int:
     """Decimals of an interval whose upper end has this value: three figures or so."""
-    return 0 if value >= 100 else 1
+    return 0 if value >= 100 else 1 if value >= 1 else 2
 
 
 def _money(cost: Interval | None) -> str:

@@ -31,8 +31,8 @@ def command(
     store: Path,
     as_json: bool,
 ) -> None:
-    """Say for every arm of STUDY what it will need, whether it fits, how long it takes, what it costs and what the study
-    can show. Nothing is loaded or downloaded: the model's config and the rows' lengths are enough.
+    """Say for every arm of STUDY what it will need, whether it fits, how long it takes, what it costs, and what the
+    study can show. Nothing is loaded or downloaded: the model's config and the lengths of the rows are enough.
 
     Finished runs in the store on the same processor sharpen the times. With --score: error and interval coverage of the
     forecasts that the records of STUDY, or of all studies, carry.
@@ -47,10 +47,10 @@ def command(
     import sys
 
     from harness.budget import plan
+    from harness.checks import check_arms
     from harness.cli._bars import Pen
     from harness.cli._plan import render, unicode_fits
     from harness.cli._presets import find_study
-    from harness.checks import check_arms
     from harness.spec import load_study
     from harness.tasks import check_metric
 
