@@ -21,23 +21,25 @@ class Profile(Value):
     """How the libraries in use behave where their versions, or their choices, change bytes."""
 
     name: str
-    """Such as `transformers-5`, `fms-2024`, `litgpt-2023`."""
+    """Such as `harness`, `transformers-4`, `litgpt`."""
     logit_bytes: float | None = None
     """Bytes per logit at the peak of the loss where it differs from the loss path's own."""
     residual: Dtype | None = None
-    """Dtype of the residual stream where it is not the compute dtype: fp32 under PEFT's preparation for k-bit training."""
-    autocast: bool = True
-    """Whether the step runs under torch.autocast: then norms, losses and copies of activations are fp32."""
+    """Dtype of the residual stream where it is not the compute dtype: fp32 after PEFT's preparation for k-bit training."""
     rest: Dtype | None = None
     """Dtype of embeddings, head and norms of a quantized base where it is not the compute dtype."""
+    autocast: bool = True
+    """Whether the step runs under torch.autocast, so that fp32 adapters multiply 16-bit copies."""
     fused_layer: bool = False
-    """Fused kernels for norms, rotary embedding and the MLP's activation (Liger, Unsloth, fms): less is kept."""
+    """Fused kernels for norms, rotary embedding and the MLP's activation (Liger, Unsloth, fms)."""
+    holds_logits: bool = False
+    """The training loop holds the model's outputs, and so the logits, through the backward pass."""
     keeps_quantized_input: bool = False
     """bitsandbytes before 0.43.2 kept the input of every 4-bit layer for backward (bitsandbytes#1270)."""
     shards_upcast: bool = True
-    """FSDP upcasts trainable weights to fp32 under mixed precision (accelerate since 2024)."""
-    hump: float = 1.0
-    """Factor on the transient of one layer's backward."""
+    """FSDP upcasts trained weights, and what one layer keeps, to fp32 under mixed precision (accelerate since 2024)."""
+    unsharded_layers: int = 1
+    """Layers whose whole weights an FSDP rank holds at a time."""
     expandable_segments: bool = True
     """PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, which the harness sets: little is lost to fragmentation."""
 

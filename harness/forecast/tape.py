@@ -1,0 +1,201 @@
+"""Autograd in bytes: tensors that are only sizes, on a tape that holds and frees them when PyTorch does.
+
+An operation says how large its output is and which tensors its backward reads; lifetimes then follow from references, as
+they do in PyTorch: a tensor is freed with its last holder. CPython frees at once, so `Tensor.__del__` is exact.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+
+
+@dataclass(eq=False)
+class Meter:
+    """What is held now and the most that was, by phase of the step."""
+
+    component: str = ""
+    phase: str = ""
+    live: int = 0
+    held: dict[str, int] = field(default_factory=dict)
+    """Bytes held now by the component that made them."""
+    began: dict[str, int] = field(default_factory=dict)
+    """Bytes held when a phase began."""
+    peaks: dict[str, int] = field(default_factory=dict)
+    """Most bytes held within a phase."""
+    recording: bool = True
+    """Whether operations are kept for backward."""
+
+    def change(self, size: int, component: str) -> None:
+        self.live += size
+        self.held[component] = self.held.get(component, 0) + size
+        if self.live > self.peaks.get(self.phase, 0):
+            self.peaks[self.phase] = self.live
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+        self.began.setdefault(phase, self.live)
+        self.peaks[phase] = max(self.live, self.peaks.get(phase, 0))
+
+    @contextmanager
+    def inside(self, component: str) -> Iterator[None]:
+        """Tensors made in this block belong to `component`."""
+        before, self.component = self.component, component
+        yield
+        self.component = before
+
+    @contextmanager
+    def without_recording(self) -> Iterator[None]:
+        before, self.recording = self.recording, False
+        yield
+        self.recording = before
+
+    def tensor(self, elements: int, width: int) -> "Tensor":
+        """A new tensor of `elements` numbers of `width` bytes."""
+        return Tensor(_Storage(self, elements * width, self.component), elements, width)
+
+    def scratch(self, size: int) -> None:
+        """Hold `size` bytes and let go of them."""
+        self.change(size, self.component)
+        self.change(-size, self.component)
+
+
+class _Storage:
+    __slots__ = ("component", "holders", "meter", "size")
+
+    def __init__(self, meter: Meter, size: int, component: str) -> None:
+        self.meter, self.size, self.component, self.holders = meter, size, component, 0
+        meter.change(size, component)
+
+
+class Tensor:
+    """A reference to a storage, with the node that computed it where gradients flow through it."""
+
+    __slots__ = ("elements", "node", "storage", "view", "width")
+
+    def __init__(self, storage: _Storage, elements: int, width: int, view: bool = False) -> None:
+        storage.holders += 1
+        self.storage, self.elements, self.width, self.view = storage, elements, width, view
+        self.node: Node | None = None
+
+    def __del__(self) -> None:
+        self.storage.holders -= 1
+        if not self.storage.holders:
+            self.storage.meter.change(-self.storage.size, self.storage.component)
+
+    @property
+    def meter(self) -> Meter:
+        return self.storage.meter
+
+    @property
+    def flows(self) -> bool:
+        """Whether a gradient for it is needed."""
+        return self.node is not None
+
+    def kept(self) -> "Tensor":
+        """The same storage without its history: what a node saves."""
+        return Tensor(self.storage, self.elements, self.width)
+
+    def like(self, width: int | None = None) -> "Tensor":
+        """A new tensor of as many numbers."""
+        return self.meter.tensor(self.elements, width or self.width)
+
+    def viewed(self) -> "Tensor":
+        return Tensor(self.storage, self.elements, self.width, view=True)
+
+
+Backward = Callable[[Tensor], Sequence[Tensor | None]]
+_order = count()
+
+
+class Node:
+    """One recorded operation. What its function captures is what it has saved."""
+
+    __slots__ = ("backward", "context", "edges", "order", "phase")
+
+    def __init__(self, edges: "Sequence[Node | None]", backward: Backward, phase: str | None = None) -> None:
+        self.edges, self.order, self.phase = tuple(edges), float(next(_order)), phase
+        self.backward: Backward | None = backward
+        self.context: list[Tensor] = []
+        """Tensors held as plain attributes, which PyTorch drops with the graph and not when the node has run."""
+
+
+class Leaf(Node):
+    """A trained weight, or any tensor whose gradient is collected."""
+
+    __slots__ = ("grad",)
+
+    def __init__(self) -> None:
+        super().__init__((), self._collect)
+        self.order = math.inf  # torch.autograd runs AccumulateGrad as soon as it is ready
+        self.grad: Tensor | None = None
+
+    def _collect(self, grad: Tensor) -> tuple[()]:
+        if self.grad is None:
+            # taken over where nothing else holds it (1: the engine's reference)
+            self.grad = grad if grad.storage.holders == 1 else grad.like()
+        return ()
+
+
+def record(out: Tensor, inputs: Sequence[Tensor], backward: Backward) -> Tensor:
+    """Note an operation, unless no input needs a gradient. `backward` gives a gradient (or None) per input."""
+    if out.meter.recording and any(one.flows for one in inputs):
+        out.node = Node([one.node for one in inputs], backward, out.meter.phase)
+    return out
+
+
+def run_backward(root: Node, grad: Tensor, on_node: Callable[[Node], None] | None = None) -> None:
+    """Run every node below `root`, the one recorded last first, as torch.autograd does."""
+    waiting = _dependencies(root)
+    buffers: dict[Node, Tensor] = {root: grad}
+    ready: list[tuple[float, int, Node]] = [(-root.order, 0, root)]
+    ties = count(1)
+    del grad
+    while ready:
+        node = heapq.heappop(ready)[2]
+        if on_node is not None:
+            on_node(node)
+        grads = _run(node, buffers)
+        for edge in node.edges:
+            new = grads.pop(0)
+            if edge is None:
+                continue
+            if new is not None:
+                old = buffers.pop(edge, None)
+                buffers[edge] = new if old is None else _sum(old, new)
+                del old
+            del new
+            waiting[edge] -= 1
+            if not waiting[edge] and edge in buffers:
+                heapq.heappush(ready, (-edge.order, next(ties), edge))
+
+
+def _run(node: Node, buffers: dict[Node, Tensor]) -> list[Tensor | None]:
+    assert node.backward is not None
+    grads = list(node.backward(buffers.pop(node)))
+    if not isinstance(node, Leaf):
+        node.backward = None  # what it has saved is free from here
+    return grads
+
+
+def _sum(old: Tensor, new: Tensor) -> Tensor:
+    """One gradient from two: added to one that nothing else holds, else to a new one (torch InputBuffer)."""
+    for one in (old, new):
+        if not one.view and one.storage.holders == 1:
+            return one
+    return old.like(max(old.width, new.width))
+
+
+def _dependencies(root: Node) -> dict[Node, int]:
+    found: dict[Node, int] = {root: 0}
+    stack = [root]
+    while stack:
+        for edge in stack.pop().edges:
+            if edge is not None:
+                if edge not in found:
+                    found[edge] = 0
+                    stack.append(edge)
+                found[edge] += 1
+    return found
