@@ -1,6 +1,6 @@
 """Bring the store up to date with a study: run what is missing, in an order that is the same each time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,6 +52,10 @@ class Foresees(Protocol):
     """Who says what a trial will need: `planning.Forecaster`."""
 
     def trial(self, trial: Trial) -> Forecast: ...
+
+    def knowing(self, records: Iterable[Record]) -> "Foresees":
+        """The same, sharpened by the times of further runs."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -383,6 +387,7 @@ def _drive(plan: _Plan, launcher: Launcher, watcher: Watcher, trackers: Mapping[
                 del futures[future]
                 record = future.result()
                 plan.settle(record)
+                forecasts.learn(record)
                 ran += 1
                 watcher.finished(record, plan.total)
             if ran >= HOPELESS and all(r.status == "failed" for r in plan.records.values()):
@@ -458,10 +463,22 @@ class _Forecasts:
         try:
             return self.forecaster.trial(trial.model_copy(update={"controls": controls}))
         except Exception as error:  # whatever is wrong with a forecast, the trial can still be run
-            if not self.warned:
-                self.watcher.warned(f"no forecast for {trial.label}: {error or type(error).__name__}")
-            self.warned = True
+            self._warn(f"no forecast for {trial.label}", error)
             return None
+
+    def learn(self, record: Record) -> None:
+        """Sharpen later forecasts by a run that is done."""
+        if self.forecaster is None or record.status != "done":
+            return
+        try:
+            self.forecaster = self.forecaster.knowing([record])
+        except Exception as error:  # as above
+            self._warn(f"{record.trial.label} does not sharpen the forecast", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        if not self.warned:
+            self.watcher.warned(f"{what}: {str(error) or type(error).__name__}")
+        self.warned = True
 
     def expected(self, plan: _Plan) -> dict[Phase, float]:
         """Forecast seconds of a run by phase, on average over the arms; phases of which that is known for all arms."""

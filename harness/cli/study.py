@@ -126,11 +126,10 @@ def _memory_lines(records: "Sequence[Record]", folder: Path) -> "Iterator[str]":
     from harness.summary import forecast_error
 
     error = forecast_error(records)
-    parts = [
-        f"{n} {e:.1%} off at the median" for n, e in (("time", error.time), ("memory", error.memory)) if e is not None
-    ]
-    if parts:
-        yield f"forecast: {', '.join(parts)} over {error.runs} runs; more: harness plan --score"
+    shares = [(name, e) for name, e in (("time", error.time), ("memory", error.memory)) if e is not None]
+    if shares:
+        said = ", ".join(f"{name} {100 * e:.2g} %" for name, e in shares)
+        yield f"forecast: {said} off at the median of {error.runs} runs; more: harness plan --score"
     refused = [r for r in outcomes(records) if r.status == "does_not_fit"]
     if refused:
         arms = ", ".join(dict.fromkeys(r.trial.arm for r in refused))
