@@ -1,11 +1,47 @@
-"""How long the parts of a run take: operations over rates, never less than launching them."""
+"""How long the parts of a run take: operations over rates, never less than launching them.
 
+The work of a micro-batch is counted, not fitted: products by their shapes, elementwise operations by the bytes that they
+move, launches by their number. What a card does of it in a second is its data sheet's rate times a share that kernels
+reach. Those shares are the constants below. They are the same for every model; the published measurements that settled them
+are in `benchmarks/forecast_accuracy.py`.
+"""
+
+import math
 from collections.abc import Iterable
 
+from harness.forecast.architecture import Architecture, Linear
 from harness.forecast.processors import Processor
-from harness.forecast.setup import Setup
+from harness.forecast.setup import BYTES, Setup
 from harness.record import Interval
 from harness.spec import Value
+
+MEMORY_SHARE = 0.8
+"""Of the bandwidth, what streaming kernels reach."""
+FLASH_SHARE = 0.6
+"""Of the rate of large products, what flash attention reaches over forward and backward (FlashAttention-2, its table of A100)."""
+MASKED_SHARE = 0.35
+"""The same for SDPA's memory-efficient kernel, which also computes the masked half of the scores."""
+EAGER_BYTES = 32
+"""Bytes moved per score and pass by unfused attention: scale, mask, softmax in fp32, casts, dropout."""
+OPERATIONS_BACKWARD = 1.5
+"""Launches of a layer's backward pass over those of its forward pass."""
+STEP_SECONDS = 0.01
+"""Host time of an optimizer step beside the micro-batches: the trainer, clipping, logging."""
+SHARP = 4.0
+"""How fully what can overlap does: the exponent of the norm that stands between a sum (1) and a maximum."""
+NODE = 8
+"""GPUs of one machine; between machines `BETWEEN_NODES` bytes per second and GPU."""
+BETWEEN_NODES = 20e9
+HOST_BANDWIDTH = 20e9
+"""Bytes per second and process at which the host updates weights that live in its memory."""
+DISK = 1.5e9
+"""Bytes per second from a warm disk to the device, safetensors."""
+QUANTIZE = {"nf4": 1.5e9, "fp4": 1.5e9, "int8": 2e9}
+"""Weights per second that are quantized while a model is loaded; others come quantized."""
+DEQUANTIZE_BYTES = {"nf4": 11.0, "fp4": 11.0, "int8": 8.0, "gptq": 22.0, "hqq": 16.0, "awq": 16.0}
+"""Bytes of bandwidth that rebuilding one weight is worth. nf4: 130 to 165 G weights/s on an A100 with 1.56 TB/s."""
+OPTIMIZER_PASSES = {"adamw_torch": 12.0, "adamw_torch_fused": 7.0, "sgd": 4.0, "adafactor": 9.0, "lion": 6.0}
+"""Reads and writes of a tensor as large as the trained weights in one optimizer step, clipping included."""
 
 
 class Rates(Value):
@@ -19,28 +55,262 @@ class Rates(Value):
 
 
 COLD = Rates()
+BETWEEN_STACKS = 0.25
+"""Standard deviation of the log of measured over forecast seconds from one software stack to another."""
+WITHIN_STACK = 0.07
+"""The same between the runs of one stack."""
 
 
 def step(setup: Setup, processor: Processor, rates: Rates = COLD) -> Interval:
     """Seconds of one optimizer step: all its micro-batches, communication and the optimizer."""
-    raise NotImplementedError
+    return _interval(sum(step_parts(setup, processor).values()), rates)
 
 
 def step_parts(setup: Setup, processor: Processor) -> dict[str, float]:
-    """Seconds of one optimizer step by part, cold: compute, launches, dequantization, optimizer, communication."""
-    raise NotImplementedError
+    """Seconds of one optimizer step by part, cold. What overlaps is counted once: `launches`, `communication` and
+    `offload` are what they add."""
+    work = _layers(setup, processor) | _head(setup, processor)
+    work |= {"dequantization": _dequantization(setup, processor)}
+    busy = sum(work.values())
+    slowest = _overlapped(busy, _launches(setup) * processor.launch)
+    gathered = _overlapped(slowest, _micro_communication(setup, processor))
+    streamed = _overlapped(gathered, _micro_offload(setup, processor))
+    micro = work | {"launches": slowest - busy, "communication": gathered - slowest, "offload": streamed - gathered}
+    parts = {name: seconds * setup.accumulation for name, seconds in micro.items()}
+    parts["optimizer"] = _optimizer(setup, processor) + STEP_SECONDS
+    parts["communication"] += _step_communication(setup, processor)
+    return {name: seconds for name, seconds in parts.items() if seconds > 0}
 
 
 def forward(setup: Setup, processor: Processor, batch: int, length: int, rates: Rates = COLD) -> Interval:
     """Seconds of one forward pass without gradients, for evaluation."""
-    raise NotImplementedError
+    once = setup.model_copy(update={"micro_batch": batch, "length": length, "checkpointing": False})
+    work = _layers(once, processor, training=False) | _head(once, processor, training=False)
+    busy = sum(work.values()) + _dequantization(once, processor, training=False)
+    launches = _launches(once, training=False) * processor.launch
+    return _interval(_overlapped(busy, launches), rates)
 
 
 def load(setup: Setup, processor: Processor, rates: Rates = COLD) -> Interval:
-    """Seconds to read the weights and store them quantized."""
-    raise NotImplementedError
+    """Seconds to read the weights and store them quantized. Disks differ most of all: the interval is wide."""
+    stored = BYTES[setup.compute] if setup.quantized else setup.weight_bits / 8
+    read = setup.architecture.parameters * stored / min(DISK, processor.link)
+    rate = QUANTIZE.get(setup.quantization)
+    quantize = setup.architecture.linear_parameters / rate if setup.quantized and rate else 0.0
+    return _interval(read + quantize + 2.0, rates.model_copy(update={"factor": 1.0, "spread": max(rates.spread, 1.0)}))
 
 
 def calibrated(rows: Iterable[tuple[Setup, Processor, float]], source: str) -> Rates:
-    """Rates from measured seconds per optimizer step of runs of one software stack."""
-    raise NotImplementedError
+    """Rates from measured seconds per optimizer step of runs of one software stack.
+
+    The factor is the mean of the logs, drawn to 1 as far as few rows among noisy ones deserve; the interval holds the
+    stack's own scatter and what the factor may still be wrong by.
+    """
+    logs = [math.log(seconds / sum(step_parts(setup, processor).values())) for setup, processor, seconds in rows]
+    if not logs:
+        return COLD
+    count = len(logs)
+    mean = sum(logs) / count
+    # the usual scatter counts as much as three rows
+    within = (3 * WITHIN_STACK**2 + sum((one - mean) ** 2 for one in logs)) / (3 + count - 1)
+    trust = BETWEEN_STACKS**2 / (BETWEEN_STACKS**2 + within / count)
+    left = within + BETWEEN_STACKS**2 * (1 - trust)
+    return Rates(source=source, factor=math.exp(trust * mean), spread=1.645 * math.sqrt(left))
+
+
+def _interval(seconds: float, rates: Rates) -> Interval:
+    mid, wide = seconds * rates.factor, math.exp(rates.spread)
+    return Interval(low=mid / wide, mid=mid, high=mid * wide)
+
+
+def _overlapped(one: float, other: float) -> float:
+    """Seconds of two things that run side by side: a little more than the longer one."""
+    longer = max(one, other)
+    return longer and longer * ((one / longer) ** SHARP + (other / longer) ** SHARP) ** (1 / SHARP)
+
+
+def _passes(setup: Setup, training: bool) -> int:
+    """Forward passes through the layers: checkpointing does them again."""
+    return 2 if training and setup.checkpointing else 1
+
+
+def _product(one: Linear, setup: Setup, processor: Processor, dtype: str) -> float:
+    """Seconds of one product of a micro-batch with a layer's weights: operations, and the bytes that go in and out."""
+    used = min(one.copies, setup.architecture.experts_used) if one.copies > 1 else 1
+    rows = setup.tokens * used
+    wide = BYTES[dtype] if dtype in BYTES else 2
+    moved = wide * (min(one.copies, rows) * one.inputs * one.outputs + rows * (one.inputs + one.outputs))
+    operations = 2 * rows * one.inputs * one.outputs
+    return operations / (processor.rate(dtype) * processor.efficiency) + _moved(moved, processor)
+
+
+def _moved(count: float, processor: Processor) -> float:
+    return count / (processor.bandwidth * MEMORY_SHARE)
+
+
+def _layers(setup: Setup, processor: Processor, training: bool = True) -> dict[str, float]:
+    """Seconds of the decoder layers of one micro-batch."""
+    passes = _passes(setup, training)
+    architecture = setup.architecture
+    products = sum(_product(one, setup, processor, setup.compute) for one in architecture.linears)
+    # backward: the gradient of the input, and of the weights where they are trained
+    total = products * (passes + training * (2 if setup.full else 1))
+    bytes_each = _elementwise_bytes(setup) * setup.tokens * (passes + 2 * training)
+    parts = {
+        "products": total,
+        "attention": _attention(setup, processor, passes, training),
+        "elementwise": _moved(bytes_each, processor),
+        "adapters": _adapters(setup, processor, passes, training),
+    }
+    return {name: seconds * architecture.layers for name, seconds in parts.items()}
+
+
+def _attention(setup: Setup, processor: Processor, passes: int, training: bool) -> float:
+    """Seconds of one layer's attention."""
+    architecture, length = setup.architecture, setup.length
+    width = architecture.heads * architecture.head_dim
+    rate = processor.rate(setup.compute) * processor.efficiency
+    if setup.attention == "eager":
+        scores = setup.micro_batch * architecture.heads * length**2
+        products = 4 * scores * architecture.head_dim / rate
+        return (products + _moved(EAGER_BYTES * scores, processor)) * (passes + 2 * training)
+    window = min(length, architecture.window or length)
+    seen = window * (1 - window / (2 * length))
+    if setup.attention == "sdpa" and setup.padded:
+        operations, share = 4 * length * width * setup.tokens, MASKED_SHARE
+    else:
+        operations, share = 4 * seen * width * setup.tokens, FLASH_SHARE
+    return operations * (passes + 2.5 * training) / (rate * share)
+
+
+def _elementwise_bytes(setup: Setup) -> float:
+    """Bytes that one token moves in one layer's forward pass outside of products and attention."""
+    one = setup.architecture
+    fused = setup.profile.fused_layer
+    stream = BYTES[setup.profile.residual or setup.compute]
+    here = BYTES[setup.compute]
+    queries_keys = (one.heads + one.kv_heads) * one.head_dim
+    # unfused RMSNorm: cast up, square, mean, multiply, cast down, weight; nn.LayerNorm is one kernel
+    norm = (2 if fused or one.norm == "layer" else 18) * stream
+    rotary = 0 if one.positions else (2 if fused else 10) * here
+    inner = one.intermediate * one.experts_used
+    activation = (3 if fused else 5) * inner * here if one.gated else 2 * inner * here
+    return one.norms * norm * one.hidden + rotary * queries_keys + activation + 6 * one.hidden * stream
+
+
+def _adapters(setup: Setup, processor: Processor, passes: int, training: bool) -> float:
+    """Seconds of one layer's adapters: thin products, so that moving their input and output is what counts."""
+    if setup.adapter is None:
+        return 0.0
+    exact = setup.adapter_dtype == "fp32" and not setup.profile.autocast
+    here = 4 if exact else BYTES[setup.compute]
+    rate = processor.rate("fp32" if exact else setup.compute) * processor.efficiency
+    fused, dropout = setup.profile.fused_layer, setup.adapter.dropout > 0
+    seconds = 0.0
+    for one in setup.targets:
+        used = min(one.copies, setup.architecture.experts_used) if one.copies > 1 else 1
+        rows = setup.tokens * used
+        moved = rows * here * (one.inputs * (1 + 2.5 * dropout + exact * 1.5) + one.outputs * (2 if fused else 6))
+        products = 2 * rows * setup.adapter.rank * (one.inputs + one.outputs)
+        # the gradients of its weights and of its input are two products each
+        seconds += products * (passes + 2 * training) / rate + _moved(moved, processor) * (passes + 2 * training)
+        if setup.adapter.dora:
+            merged = 2 * setup.adapter.rank * one.inputs * one.outputs
+            seconds += (merged / rate + _moved(14 * one.inputs * one.outputs, processor)) * used * (passes + training)
+    return seconds
+
+
+def _head(setup: Setup, processor: Processor, training: bool = True) -> dict[str, float]:
+    """Seconds of the head and the loss of one micro-batch."""
+    one = setup.architecture
+    dtype = (setup.profile.rest if setup.quantized else None) or setup.compute
+    product = _product(Linear(name="head", inputs=one.hidden, outputs=one.vocabulary), setup, processor, dtype)
+    again = {"liger": 1, "cut": 2}.get(setup.loss, 1) if training else 0
+    per_logit = {"full": 30, "triton": 10, "liger": 10, "chunked": 22, "cut": 0}[setup.loss] if training else 12
+    logits = setup.tokens * one.vocabulary * per_logit
+    return {"head": product * (1 + again + training * setup.full) + _moved(logits, processor)}
+
+
+def _dequantization(setup: Setup, processor: Processor, training: bool = True) -> float:
+    """Seconds to rebuild the weights of one micro-batch, or to cast them where they are kept in another dtype."""
+    passes = _passes(setup, training) + training
+    if setup.quantized:
+        each = next((cost for name, cost in DEQUANTIZE_BYTES.items() if setup.quantization.startswith(name)), 16.0)
+        return _moved(setup.architecture.linear_parameters * each, processor) * passes
+    if setup.weight_bits / 8 > BYTES[setup.compute]:
+        cast = setup.weight_bits / 8 + BYTES[setup.compute]
+        return _moved(setup.architecture.parameters * cast, processor) * _passes(setup, training)
+    return 0.0
+
+
+def _launches(setup: Setup, training: bool = True) -> float:
+    """Operations that the host launches for one micro-batch."""
+    one = setup.architecture
+    fused = setup.profile.fused_layer
+    small = one.norms * (1 if fused or one.norm == "layer" else 6) + (0 if one.positions else 2 if fused else 12)
+    products = sum(min(part.copies, setup.tokens) for part in one.linears)
+    attention = 9 if setup.attention == "eager" else 3
+    adapters = len(setup.targets) * (3 if fused else 8)
+    quantized = 4 * products if setup.quantized else 0
+    layer = small + products + attention + adapters + quantized + (1 if fused else 3) + 8
+    return one.layers * layer * (_passes(setup, training) + OPERATIONS_BACKWARD * training) + 60
+
+
+def _trained_bytes(setup: Setup) -> float:
+    if setup.full:
+        upcast = setup.sharding == "fsdp" and setup.profile.shards_upcast
+        return setup.trainable * (4 if upcast else setup.weight_bits / 8)
+    return setup.trainable * BYTES[setup.adapter_dtype]
+
+
+def _optimizer(setup: Setup, processor: Processor) -> float:
+    """Seconds of the optimizer itself."""
+    shards = setup.devices if setup.sharding in {"fsdp", "zero1", "zero2", "zero3"} else 1
+    passes = next((n for name, n in OPTIMIZER_PASSES.items() if setup.optimizer == name), 9.0)
+    moved = _trained_bytes(setup) * passes / shards
+    if setup.offload:
+        return moved / HOST_BANDWIDTH
+    if "paged" in setup.optimizer:
+        return _moved(moved, processor) + 2 * _trained_bytes(setup) / processor.link
+    return _moved(moved, processor)
+
+
+def _fabric(setup: Setup, processor: Processor) -> float:
+    return processor.fabric if setup.devices <= NODE else min(processor.fabric, BETWEEN_NODES)
+
+
+def _weight_bytes(setup: Setup) -> float:
+    """Bytes of the weights as they travel between devices."""
+    one: Architecture = setup.architecture
+    if not setup.quantized:
+        return one.parameters * min(setup.weight_bits / 8, BYTES[setup.compute])
+    return one.linear_parameters * setup.weight_bits / 8 + one.embedding_parameters * BYTES[setup.compute]
+
+
+def _micro_communication(setup: Setup, processor: Processor) -> float:
+    """Seconds that the devices talk during one micro-batch."""
+    if setup.devices == 1 or setup.sharding in {"none", "ddp", "zero1"}:
+        return 0.0
+    share = (setup.devices - 1) / setup.devices
+    gradients = setup.trainable * (BYTES[setup.compute] if setup.full else BYTES[setup.adapter_dtype])
+    gathers = 0 if setup.sharding == "zero2" else 2 * _weight_bytes(setup)
+    return (gathers + gradients) * share / _fabric(setup, processor)
+
+
+def _step_communication(setup: Setup, processor: Processor) -> float:
+    """Seconds that the devices talk once per optimizer step."""
+    if setup.devices == 1 or setup.sharding not in {"ddp", "zero1", "zero2"}:
+        return 0.0
+    share = (setup.devices - 1) / setup.devices
+    return (1 if setup.sharding == "zero2" else 2) * _trained_bytes(setup) * share / _fabric(setup, processor)
+
+
+def _micro_offload(setup: Setup, processor: Processor) -> float:
+    """Seconds on the link to the host during one micro-batch."""
+    one = setup.architecture
+    checkpoints = 2 * one.layers * setup.tokens * one.hidden * BYTES[setup.compute]
+    seconds = checkpoints / processor.link if setup.checkpointing == "offloaded" else 0.0
+    if setup.offload:
+        shards = setup.devices if setup.sharding in {"fsdp", "zero3"} else 1
+        seconds += 2 * _weight_bytes(setup) / shards / processor.link
+    return seconds
