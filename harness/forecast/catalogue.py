@@ -26,15 +26,9 @@ ENDINGS = frozenset({
 })  # fmt: skip
 """Words of a name that say how a model was tuned or stored: its shapes do not depend on them."""
 
-<<<<<<< HEAD
-COPIES = frozenset(
-    "nousresearch unsloth thebloke techxgenus huggyllama hugging-quants casperhansen mlx-community".split()
-)
-=======
 COPIES = frozenset({
     "casperhansen", "hugging-quants", "mlx-community", "nousresearch", "techxgenus", "thebloke", "unsloth",
 })  # fmt: skip
->>>>>>> f-catalogue
 """Owners who publish other people's models under the models' own names."""
 
 
@@ -131,14 +125,8 @@ def _not_found(model: str) -> SpecError:
         remedy = f"hf download {model} config.json"
     else:
         remedy = "name a folder with its config.json, or get one: hf download OWNER/NAME config.json"
-<<<<<<< HEAD
-    return SpecError(
-        f"no config of {model!r}: no such folder, not in the hub's cache, not in the catalogue{nearest}", remedy
-    )
-=======
     places = "no such folder, not in the hub's cache, not in the catalogue"
     return SpecError(f"no config of {model!r}: {places}{nearest}", remedy)
->>>>>>> f-catalogue
 
 
 def _cached(model: str, revision: str | None) -> Path | None:
