@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import HarnessError
-from harness.forecast import catalogue
+from harness.forecast import catalogue, processors
 from harness.forecast.architecture import Architecture
 from harness.forecast.losses import loss_bytes
 from harness.forecast.setup import Attention, Loss, Profile, Setup, Sharding
@@ -23,6 +23,9 @@ GPTQ = 4 + (16 + 4) / 128
 """Codes, and a 16-bit scale and a 4-bit zero per group of 128."""
 UNGROUPED = ("thebloke/llama-2-70b-gptq", "thebloke/mixtral-8x7b-instruct-v0.1-gptq")
 """GPTQ checkpoints whose published quantization config has `group_size: -1`: one scale per column."""
+
+UPCAST = {"llama", "mistral", "mixtral", "granite", "gemma", "qwen2", "stablelm", "phi3"}
+"""Model types whose code in transformers made the logits fp32 by itself; the others left it to autocast until 4.46."""
 
 QUERY = {"q_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv", "attn"}
 NAMES = {
@@ -63,6 +66,18 @@ def setup_of(row: Row) -> Setup | LossRow | str:
         shape = catalogue.find(str(row["model"]))
     except HarnessError as error:
         return error.message
+    if re.search(r"variable.lengths?|cap only", str(row["notes"])):
+        return "lengths of the batches are not stated"
+    if "train AND eval" in str(row["mem_kind"]):
+        return "the peak includes an evaluation by generation that is not described"
+    if "litgpt" in str(row["source"]) and shape.tied:
+        shape = shape.model_copy(update={"tied": False})  # its models have a head of their own
+    if shape.model_type == "mpt":  # trained with a table of positions as long as the sequences
+        shape = shape.model_copy(update={"positions": int(row["seq_len"])})
+    if "device_map" in str(row["sharding"]) or "model-parallel" in str(row["sharding"]):
+        return "layers spread over devices (device_map)"
+    if row["n_gpus"] and row["n_gpus"] > 1 and str(row["sharding"]).startswith("unstated"):
+        return "sharding is not stated"
     method = str(row["method"])
     if method not in {"full", "full(pretrain)", "lora", "qlora", "dora", "lora-rslora", "lora-int8"}:
         return f"method {method}"
@@ -83,31 +98,34 @@ def setup_of(row: Row) -> Setup | LossRow | str:
         length=int(row["seq_len"]),
         checkpointing=_checkpointing(row),
         attention=_attention(row),
-        padded=row["packing"] != "y",
+        padded=_varied(row),
         loss=_loss(row),
         devices=int(row["n_gpus"] or 1),
         sharding=_sharding(row),
         offload="offload" in f"{row['sharding']} {row['optimizer']}".lower(),
-        profile=profile_of(row),
+        profile=profile_of(row, shape),
     )
 
 
-def profile_of(row: Row) -> Profile:
+def profile_of(row: Row, shape: Architecture) -> Profile:
     """The software of a row, from its source's files and framework settings; never from its model."""
     source, notes = str(row["source"]), str(row["notes"] or "")
     qlora = row["base_bits"] is not None and row["base_bits"] < 16
     if "fms-acceleration" in source:
         framework = _framework(row)
-        old = "a100_80gb.csv" in source
-        newest = "granite" in source
-        prepared = qlora and framework.startswith("baseline") and _sharding(row) == "none"
-        loss = _loss(row)
-        logit_bytes = {"full": 12.0 if newest else 14.0, "triton": 10.0 if old else 8.0}.get(loss)
+        old, newest = "a100_80gb.csv" in source, "granite" in source
+        stock = qlora and framework.startswith("baseline") and _sharding(row) == "none"
+        # norms that the accelerated preparation does not know by name stay fp32 as well (inferred from the bytes)
+        wide = stock or (qlora and shape.norm == "layer")
+        if newest or not old or shape.model_type in UPCAST:
+            per_logit = {"full": 12.0 if newest else 14.0, "triton": 10.0 if old else 8.0}
+        else:
+            per_logit = {"full": 16.0, "triton": 12.0} if wide else {"full": 8.0, "triton": 6.0}
         return Profile(
             name=f"fms-{'2024' if old else '2025'}",
-            logit_bytes=logit_bytes,
-            residual="fp32" if prepared else None,
-            rest=None,
+            logit_bytes=per_logit.get(_loss(row)),
+            residual="fp32" if wide else None,
+            autocast="autocast" in str(row["precision"]),
             fused_layer="foak" in framework,
             shards_upcast=not old,
             unsharded_layers=3 if old else 1,
@@ -123,6 +141,23 @@ def profile_of(row: Row) -> Profile:
     return Profile(name="published", expandable_segments=False)
 
 
+def context_of(row: Row) -> int:
+    """Bytes of the CUDA context: measured where the row says so, else by the card."""
+    measured = re.search(r"cuda_context_mib=([0-9.]+)", str(row["notes"] or ""))
+    if measured:
+        return round(float(measured[1]) * (1 << 20))
+    try:
+        return processors.find(str(row["gpu"])).context_bytes
+    except (HarnessError, NotImplementedError):
+        return 500_000_000
+
+
+def _varied(row: Row) -> bool:
+    """Whether batches have several lengths."""
+    fixed = ("y", "n (dummy data, fixed length)", "n (padded to seq_len)", "full sequences")
+    return row["packing"] not in fixed and "fitcheck" not in str(row["source"])
+
+
 def _framework(row: Row) -> str:
     found = re.search(r"framework_config=([^;]*)", str(row["notes"] or ""))
     return found[1] if found else ""
@@ -134,7 +169,7 @@ def _storage(row: Row) -> tuple[float, str, bool]:
     if bits is None or bits >= 16:
         return float(bits or 16), {32: "fp32"}.get(int(bits or 16), "bf16"), False
     if bits == 8:
-        return 8.0, "int8", True
+        return (8 + 16 / 128 + 8 / 128 if "gptq" in notes else 8.0), "int8", True
     if "gptq" in notes or "gptq" in str(row["model"]).lower():
         return (4.0 if str(row["model"]).lower() in UNGROUPED else GPTQ), "gptq", True
     double = "double quant" in notes or "nf4-dq" in notes or "torchao" in notes
@@ -148,7 +183,12 @@ def _adapter(row: Row, shape: Architecture) -> AdapterShape:
     found: set[str] = set()
     for word in words:
         if word == "mlp":
-            words_for_mlp = NAMES["gate"] | NAMES["up"] | NAMES["down"] | {"fc1", "fc2", "c_fc", "c_proj", "dense_h_to_4h", "dense_4h_to_h"}
+            words_for_mlp = (
+                NAMES["gate"]
+                | NAMES["up"]
+                | NAMES["down"]
+                | {"fc1", "fc2", "c_fc", "c_proj", "dense_h_to_4h", "dense_4h_to_h"}
+            )
             found |= here & words_for_mlp
         elif word in NAMES:
             found |= here & NAMES[word]
@@ -205,7 +245,7 @@ def _loss(row: Row) -> Loss:
         return "chunked"
     if "liger-flce" in name or name == "liger":
         return "liger"
-    if "CCE" in name or name == "cce":
+    if "CCE" in name or name == "cce" or "CCE" in str(row["notes"] or ""):
         return "cut"
     return "triton" if name in {"triton-ce", "unsloth", "liger-ce"} else "full"
 

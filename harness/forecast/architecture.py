@@ -1,6 +1,5 @@
 """The shapes of a decoder, from its published `config.json`: every byte and every operation follows from them."""
 
-from functools import cached_property
 from typing import Literal
 
 from pydantic import Field
@@ -67,31 +66,31 @@ class Architecture(Value):
     doubts: tuple[str, ...] = ()
     """Why a forecast for it is uncertain, in words; empty for a plain decoder."""
 
-    @cached_property
+    @property
     def linear_parameters(self) -> int:
         """Weights of all linear layers below the head: what a quantization quantizes."""
         return self.layers * sum(one.parameters for one in self.linears)
 
-    @cached_property
+    @property
     def active_linear_parameters(self) -> int:
         """Those that one token is multiplied with: all of them, unless there are experts."""
         return self.layers * sum(
             one.parameters * min(one.copies, self.experts_used) // one.copies for one in self.linears
         )
 
-    @cached_property
+    @property
     def embedding_parameters(self) -> int:
         """Weights of the embedding table, the learned positions and, where it is its own, the head."""
         tables = 1 if self.tied else 2
         return self.hidden * (tables * self.vocabulary + self.positions) + self.head_bias * self.vocabulary
 
-    @cached_property
+    @property
     def small_parameters(self) -> int:
         """Weights of norms and biases."""
         per_norm = self.hidden * (2 if self.norm_bias else 1)
         biases = sum(one.copies * one.outputs for one in self.linears if one.bias)
         return self.layers * (self.norms * per_norm + self.qk_norm + self.other + biases) + self.outer_norms * per_norm
 
-    @cached_property
+    @property
     def parameters(self) -> int:
         return self.linear_parameters + self.embedding_parameters + self.small_parameters

@@ -20,13 +20,15 @@ __all__ = ["find", "from_config", "names"]
 
 CATALOGUE = Path(__file__).with_name("catalogue.yaml")
 
-ENDINGS = frozenset(
-    "chat instruct it pt base hf pretrain gptq awq gguf bnb hqq exl2 4bit 8bit int4 int8 nf4 fp8 bf16 fp16 marlin dpo "
-    "sft unsloth meta".split()
-)
+ENDINGS = frozenset({
+    "chat", "instruct", "it", "pt", "base", "hf", "pretrain", "dpo", "sft", "meta", "unsloth", "gptq", "awq", "gguf",
+    "bnb", "hqq", "exl2", "marlin", "4bit", "8bit", "int4", "int8", "nf4", "fp8", "bf16", "fp16",
+})  # fmt: skip
 """Words of a name that say how a model was tuned or stored: its shapes do not depend on them."""
 
-COPIES = frozenset("nousresearch unsloth thebloke techxgenus huggyllama hugging-quants casperhansen mlx-community".split())
+COPIES = frozenset({
+    "casperhansen", "hugging-quants", "mlx-community", "nousresearch", "techxgenus", "thebloke", "unsloth",
+})  # fmt: skip
 """Owners who publish other people's models under the models' own names."""
 
 
@@ -51,16 +53,16 @@ def find(model: str, revision: str | None = None) -> Architecture:
 
 
 def names() -> tuple[str, ...]:
-    """Hub ids in the catalogue."""
-    return tuple(catalogue())
+    """Hub ids of the catalogue's decoders."""
+    return tuple(identity for identity, entry in catalogue().items() if "parameters" in entry)
 
 
 @cache
 def catalogue() -> Mapping[str, Mapping[str, Any]]:
     """The catalogue's entries by hub id."""
-    # with libyaml in 10 ms, without in 150 ms
+    # libyaml, where PyYAML was built with it, takes 15 ms; without it takes 150 ms
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    entries: dict[str, dict[str, Any]] = yaml.load(CATALOGUE.read_text(encoding="utf-8"), Loader=loader)
+    entries: dict[str, dict[str, Any]] = yaml.load(CATALOGUE.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
     return entries
 
 
@@ -117,17 +119,18 @@ def _owners(identity: str) -> frozenset[str]:
 def _not_found(model: str) -> SpecError:
     known = _names()
     near = difflib.get_close_matches(_spellings(model)[0], known, n=8, cutoff=0.5)
-    ids = list(dict.fromkeys(known[name] for name in near))[:3]
+    ids = [identity for identity in dict.fromkeys(known[name] for name in near) if identity in names()][:3]
     nearest = f"; the nearest known: {', '.join(ids)}" if ids else ""
     if model.count("/") == 1 and not model.startswith((".", "/", "~")):
         remedy = f"hf download {model} config.json"
     else:
         remedy = "name a folder with its config.json, or get one: hf download OWNER/NAME config.json"
-    return SpecError(f"no config of {model!r}: no such folder, not in the hub's cache, not in the catalogue{nearest}", remedy)
+    places = "no such folder, not in the hub's cache, not in the catalogue"
+    return SpecError(f"no config of {model!r}: {places}{nearest}", remedy)
 
 
 def _cached(model: str, revision: str | None) -> Path | None:
-    """The config in the hub's cache. Its layout is read directly: importing huggingface_hub takes longer than all else."""
+    """The config in the hub's cache, whose folders are read as they are: importing huggingface_hub takes longer."""
     if model.count("/") != 1:
         return None
     repository = _hub_cache() / f"models--{model.replace('/', '--')}"

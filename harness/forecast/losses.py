@@ -17,9 +17,11 @@ def loss_bytes(
     width: int = 2,
     head_trained: bool = False,
     logit_bytes: float | None = None,
+    state_bytes: int | None = None,
     chunks: int | None = None,
 ) -> int:
-    """Peak bytes of logits and loss for `tokens` positions, `width` bytes per hidden value.
+    """Peak bytes of logits and loss for `tokens` positions, `width` bytes per value and `state_bytes` per
+    value of the last hidden state (None: as counted).
 
     Counted per logit: the logits themselves, their fp32 copy, its log-softmax and its gradient. Sources: transformers'
     `ForCausalLMLoss`; Liger-Kernel's fused linear cross-entropy (arXiv:2410.10989); Wijmans et al. 2024
@@ -28,10 +30,11 @@ def loss_bytes(
     logits, states = vocabulary * tokens, hidden * tokens
     if loss == "full":
         per_logit = logit_bytes if logit_bytes is not None else width + 12.0
-        # the hidden state, its normalised copy and its gradient; an fp32 head needs no copies
-        return round(per_logit * logits + (4 if width == 4 else 6) * states)
+        # the hidden state, its normalised copy and its gradient
+        return round(per_logit * logits + (3 * width if state_bytes is None else state_bytes) * states)
     if loss == "triton":
-        return round((logit_bytes if logit_bytes is not None else 4.0 * width) * logits + 2 * width * states)
+        per_logit = logit_bytes if logit_bytes is not None else 4.0 * width
+        return round(per_logit * logits + (2 * width if state_bytes is None else state_bytes) * states)
     if loss == "liger":
         chunks = chunks or power_of_two(-(-vocabulary // hidden))
         head = 2 * width * vocabulary * hidden if head_trained else 0
