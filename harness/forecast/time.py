@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 
 from harness.forecast.architecture import Architecture, Linear
+from harness.forecast.optimizers import kept
 from harness.forecast.processors import Processor
 from harness.forecast.setup import BYTES, Setup
 from harness.record import Interval
@@ -19,6 +20,8 @@ MEMORY_SHARE = 0.8
 """Of the bandwidth, what streaming kernels reach."""
 MASKED_SHARE = 0.6
 """Of flash attention's rate, what SDPA's memory-efficient kernel reaches with a mask; it also computes the masked half."""
+FIRST_FLASH = 0.55
+"""Rate of the first generation of flash attention over that of the second."""
 RMS = 18.0
 """Reads and writes of an unfused RMSNorm: cast up, square, mean, multiply, cast down, weight."""
 EAGER_BYTES = 32
@@ -42,8 +45,10 @@ QUANTIZE = {"nf4": 1.5e9, "fp4": 1.5e9, "int8": 2e9}
 """Weights per second that are quantized while a model is loaded; others come quantized."""
 DEQUANTIZE_BYTES = {"nf4": 11.0, "fp4": 11.0, "int8": 8.0, "gptq": 22.0, "hqq": 16.0, "awq": 16.0}
 """Bytes of bandwidth that rebuilding one weight is worth. nf4: 130 to 165 G weights/s on an A100 with 1.56 TB/s."""
-OPTIMIZER_PASSES = {"adamw_torch": 12.0, "adamw_torch_fused": 7.0, "sgd": 4.0, "adafactor": 9.0, "lion": 6.0}
-"""Reads and writes of a tensor as large as the trained weights in one optimizer step, clipping included."""
+FOREACH = 4
+"""Reads and writes of a copy of the weights that an optimizer makes while it steps: torch's `foreach`."""
+RESERVE = 2e9
+"""Bytes of a card that paged state cannot have: activations, context."""
 
 
 class Rates(Value):
@@ -185,7 +190,8 @@ def _attention(setup: Setup, processor: Processor, passes: int, training: bool) 
     if setup.attention == "sdpa" and setup.padded:
         operations, share = 4 * length * width * setup.tokens, processor.attention * MASKED_SHARE
     else:
-        operations, share = 4 * seen * width * setup.tokens, processor.attention
+        old = 1.0 if setup.profile.flash == 2 else FIRST_FLASH
+        operations, share = 4 * seen * width * setup.tokens, processor.attention * old
     return operations * (passes + 2.5 * training) / (rate * share)
 
 
@@ -274,14 +280,19 @@ def _trained_bytes(setup: Setup) -> float:
 
 
 def _optimizer(setup: Setup, processor: Processor) -> float:
-    """Seconds of the optimizer itself."""
+    """Seconds of the optimizer itself: it reads and writes weights and state, and reads gradients twice to clip them."""
     shards = setup.devices if setup.sharding in {"fsdp", "zero1", "zero2", "zero3"} else 1
-    passes = next((n for name, n in OPTIMIZER_PASSES.items() if setup.optimizer == name), 9.0)
-    moved = _trained_bytes(setup) * passes / shards
+    trained = _trained_bytes(setup)
+    width = trained / setup.trainable if setup.trainable else 0.0
+    known = kept(setup.optimizer)
+    state = (known.states * width + known.fixed) * setup.trainable
+    moved = (4 * trained + 2 * state + FOREACH * known.temporary * trained) / shards
     if setup.offload:
         return moved / HOST_BANDWIDTH
-    if "paged" in setup.optimizer:
-        return _moved(moved, processor) + 2 * _trained_bytes(setup) / processor.link
+    if known.paged and processor.memory_bytes:
+        resident = _weight_bytes(setup) + state + RESERVE
+        evicted = min(state, max(0.0, resident - processor.memory_bytes))
+        return _moved(moved, processor) + 2 * evicted / processor.link
     return _moved(moved, processor)
 
 
