@@ -112,10 +112,9 @@ class Forecaster:
 
     def setup(self, trial: Trial, length: int | None = None) -> Setup:
         """The trial's run on batches of its longest rows, or of a given length."""
-        controls = trial.controls.train
+        train = trial.training
         method, quantization = plugins.method(trial.method), plugins.quantization(trial.quantization)
         method_params, quantization_params = plugins.split_params(trial.method, trial.quantization, trial.params)
-        micro = controls.micro_batch or controls.batch
         rows = self._rows(trial)
         return Setup(
             architecture=self.architecture,
@@ -124,21 +123,21 @@ class Forecaster:
             weight_bits=quantization.bits_stored(quantization_params),
             quantized=quantization.bits < 16,
             quantization=trial.quantization,
-            compute=controls.compute_dtype,
-            adapter_dtype=controls.adapter_dtype,
-            optimizer=controls.optimizer,
-            micro_batch=micro,
-            accumulation=controls.batch // micro,
+            compute=train.compute_dtype,
+            adapter_dtype=train.adapter_dtype,
+            optimizer=train.optimizer,
+            micro_batch=train.per_pass,
+            accumulation=train.batch // train.per_pass,
             length=max(2, length or rows.longest),
-            checkpointing=controls.gradient_checkpointing,
+            checkpointing=train.gradient_checkpointing,
             loss="chunked",  # TRL 1.16's `nll`: head and loss a tile of logits at a time
-            padded=micro > 1 and rows.lengths[0] < rows.longest,
-            profile=HARNESS.model_copy(update={"autocast": controls.compute_dtype != "fp32"}),
+            padded=train.per_pass > 1 and rows.lengths[0] < rows.longest,
+            profile=HARNESS.model_copy(update={"autocast": train.compute_dtype != "fp32"}),
         )
 
     def steps(self, trial: Trial) -> int:
         """Optimizer steps of a trial that trains."""
-        train = trial.controls.train
+        train = trial.training
         return train.max_steps or max(1, math.ceil(train.epochs * self._rows(trial).train / train.batch))
 
     def stages(self, trial: Trial) -> dict[str, Interval]:
@@ -184,8 +183,8 @@ class Forecaster:
 
     def _step(self, trial: Trial, rates: Rates, length: int | None = None) -> Interval:
         """Seconds of an optimizer step on random batches, or on batches of a given length."""
-        train = trial.controls.train
-        expected = math.ceil(self._rows(trial).padded(train.micro_batch or train.batch))
+        train = trial.training
+        expected = math.ceil(self._rows(trial).padded(train.per_pass))
         return time.step(self.setup(trial, length or expected), self.processor, rates)
 
     def _evaluation(self, trial: Trial, rates: Rates) -> Interval:
@@ -218,10 +217,10 @@ class Forecaster:
     def _tokens_per_second(self, trial: Trial) -> float | None:
         if not _trains(trial):
             return None
-        return trial.controls.train.batch * self._rows(trial).mean / self._step(trial, self._rates(trial)).mid
+        return trial.training.batch * self._rows(trial).mean / self._step(trial, self._rates(trial)).mid
 
     def _rows(self, trial: Trial) -> Rows:
-        return self.rows.cut(trial.controls.train.max_length)
+        return self.rows.cut(trial.training.max_length)
 
     def _rates(self, trial: Trial) -> Rates:
         """From measured runs of the same method on the same quantization, else from those of others."""
@@ -246,7 +245,7 @@ class Forecaster:
         """A measured run's setup, with the length that its batches had on average."""
         assert record.train is not None
         positions = record.train.tokens / (1 - record.train.padded_share)
-        length = positions / (record.train.steps * record.trial.controls.train.batch)
+        length = positions / (record.train.steps * record.trial.training.batch)
         return self.setup(record.trial, max(2, round(length)))
 
     def _stage_rates(self, stage: StageName, trial: Trial) -> Rates:
