@@ -70,6 +70,10 @@ def setup_of(row: Row) -> Setup | LossRow | str:
         return "lengths of the batches are not stated"
     if "train AND eval" in str(row["mem_kind"]):
         return "the peak includes an evaluation by generation that is not described"
+    if "litgpt" in str(row["source"]) and shape.tied:
+        shape = shape.model_copy(update={"tied": False})  # its models have a head of their own
+    if shape.model_type == "mpt":  # trained with a table of positions as long as the sequences
+        shape = shape.model_copy(update={"positions": int(row["seq_len"])})
     if "device_map" in str(row["sharding"]) or "model-parallel" in str(row["sharding"]):
         return "layers spread over devices (device_map)"
     if row["n_gpus"] and row["n_gpus"] > 1 and str(row["sharding"]).startswith("unstated"):

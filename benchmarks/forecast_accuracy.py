@@ -20,9 +20,10 @@ from typing import Any
 
 import pandas as pd
 from _published import LossRow, Row, context_of, publisher, setup_of
+from _published_time import TimeRow, time_of
 
 from harness.errors import HarnessError
-from harness.forecast import processors
+from harness.forecast import processors, time
 from harness.forecast.memory import Memory, memory, needed
 
 FIT = ("a100_80gb.csv", "t4-sweep", "resource-tables", "cross_entropy", "Optimization flags")
@@ -88,9 +89,9 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = read(arguments.table)
     points, verdicts, reasons = memory_points(rows)
-    times, time_reasons = time_points(rows)
+    cold, warm, time_reasons = time_points(rows)
     if arguments.rows:
-        for point in points + times:
+        for point in points + cold:
             print(f"{point.row} {point.kind:10} {point.method:8} {point.forecast:10.4g} {point.measured:10.4g} "
                   f"{point.error:+7.1%} {'' if point.inside is None else 'inside' if point.inside else 'OUTSIDE'}")  # fmt: skip
     figures: dict[str, Any] = {}
@@ -101,8 +102,10 @@ def main() -> None:
         figures[f"memory {title}"] = table(chosen)
     print("\nFits the card or not")
     figures["verdicts"] = verdict_table(verdicts)
-    print("\nSeconds per step")
-    figures["time"] = table(times)
+    print("\nSeconds per step, cold (by source)")
+    figures["time cold"] = table(cold)
+    print("\nSeconds per step, one calibration row per stack")
+    figures["time calibrated"] = table(warm)
     print("\nNot forecast")
     for what, why in (("memory", reasons), ("time", time_reasons)):
         for reason, count in why.most_common():
@@ -145,8 +148,36 @@ def memory_points(rows: Iterable[Row]) -> tuple[list[Point], list[Verdict], Coun
     return points, verdicts, reasons
 
 
-def time_points(rows: Iterable[Row]) -> tuple[list[Point], Counter[str]]:
-    return [], Counter()
+def time_points(rows: Iterable[Row]) -> tuple[list[Point], list[Point], Counter[str]]:
+    """Forecasts of seconds per step from the table of processors alone, and calibrated.
+
+    Calibrated: every row of a stack serves once as the one calibration row, and the others are forecast with it.
+    """
+    reasons: Counter[str] = Counter()
+    stacks: defaultdict[tuple[str, ...], list[tuple[Row, TimeRow]]] = defaultdict(list)
+    for row in rows:
+        found = time_of(row)
+        if isinstance(found, str):
+            if row["tokens_per_s"] is not None or row["time_h"] is not None:
+                reasons[found] += 1
+        else:
+            stacks[found.stack].append((row, found))
+    cold, warm = [], []
+    for members in stacks.values():
+        for row, one in members:
+            cold.append(_time_point(row, one, time.COLD))
+        for known in range(len(members)):
+            taught = members[known][1]
+            rates = time.calibrated([(taught.setup, taught.processor, taught.seconds_per_step)], "one row")
+            warm += [_time_point(row, one, rates) for i, (row, one) in enumerate(members) if i != known]
+    return cold, warm, reasons
+
+
+def _time_point(row: Row, one: TimeRow, rates: time.Rates) -> Point:
+    interval = time.step(one.setup, one.processor, rates)
+    inside = interval.low <= one.seconds_per_step <= interval.high
+    family = "fit" if any(part in str(row["source"]) for part in FIT) else "check"
+    return Point(str(row["row_id"]), one.source, family, str(row["method"]), one.source, "time", one.seconds_per_step, interval.mid, inside)  # fmt: skip
 
 
 def card_of(row: Row) -> int | None:

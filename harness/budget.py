@@ -5,9 +5,10 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from harness import plugins, workload
+from harness.forecast import processors
 from harness.forecast.processors import Processor
 from harness.intervals import Difference
-from harness.planning import Forecaster, times, total
+from harness.planning import Forecaster, fits, times, total
 from harness.power import Noise, decidable_gap
 from harness.record import Forecast, Interval, Record
 from harness.spec import AUTO, Arm, Controls, Range, Scalar, StudySpec, Value
@@ -50,7 +51,9 @@ class ArmPlan(Value):
     disk_bytes: int
     """Adapters and models that are kept."""
     nearest: Alternative | None = None
-    """Where it may not fit: the first change that makes it fit, else the one that needs the least memory."""
+    """Where it may not fit: the first change that makes it fit; None if none does."""
+    cheapest_card: str | None = None
+    """Where it does not fit: the card of the table with the lowest price per hour that holds it as it is."""
 
 
 class Detectable(Value):
@@ -73,6 +76,8 @@ class Plan(Value):
     question: str
     processor: Processor
     arms: tuple[ArmPlan, ...]
+    compared_with: str
+    """The arm that the others are compared with."""
     baseline: Forecast
     """The run that measures the base before any training."""
     runs: int
@@ -111,6 +116,7 @@ def plan(
         question=spec.question,
         processor=processor,
         arms=arms,
+        compared_with=spec.baseline,
         baseline=baseline,
         runs=sum(a.trials + a.seeds for a in ran) + (baseline.fits != "no"),
         seconds=seconds,
@@ -156,15 +162,15 @@ def detectable(spec: StudySpec, noise: Sequence[Difference] = ()) -> Detectable:
     assumed = Noise()
     if noise:
         gap = max(decidable_gap(n, seeds, alpha=alpha) for n in noise)
-        basis = f"from the spread of the {max(n.a.seeds for n in noise)} confirmed seeds so far"
+        basis = f"by the spread of the {max(n.a.seeds for n in noise)} confirmed seeds so far"
     elif items is None:
         gap = math.inf
         basis = "its spread is known once two arms have two confirmed runs"
     else:
         gap = decidable_gap(assumed.difference(seeds, items), seeds, alpha=alpha)
         basis = (
-            f"assuming {100 * assumed.seed_sd:g} points between seeds and that runs disagree on "
-            f"{assumed.churn:.0%} of the items within an arm, {assumed.across:.0%} between arms"
+            f"if seeds differ by {100 * assumed.seed_sd:g} points and disagree on {100 * assumed.churn:.0f} % of the "
+            f"items within an arm, {100 * assumed.across:.0f} % between arms"
         )
     if seeds < 2:
         basis = "one seed never brings a verdict"
@@ -202,19 +208,24 @@ def _arm(forecaster: Forecaster, name: str) -> ArmPlan:
         cost=None if per_hour is None else times(seconds, per_hour / 3600),
         disk_bytes=0 if confirm.fits == "no" else sum(forecaster.kept_bytes(t) for t in confirming),
         nearest=nearest(forecaster, name) if confirm.fits in {"no", "uncertain"} else None,
+        cheapest_card=cheapest_card(confirming[0], forecaster) if confirm.fits == "no" else None,
     )
 
 
+def cheapest_card(trial: Trial, forecaster: Forecaster) -> str | None:
+    """The name of the cheapest card in the table that holds a trial as it is; None if none does."""
+    for card in sorted(map(processors.find, processors.known()), key=lambda c: c.per_hour or math.inf):
+        if fits(card, forecaster.memory(trial, card)) in {"yes", "likely"}:
+            return card.name
+    return None
+
+
 def nearest(forecaster: Forecaster, name: str) -> Alternative | None:
-    """The first change that lets an arm fit, else the one that needs the least memory; None if nothing can change."""
-    least: tuple[int, tuple[str, ...], Trial] | None = None
+    """The first change that lets an arm fit; None if none does."""
     for overrides, trial in _changes(forecaster.spec, name):
-        needed = forecaster.memory(trial)
-        if forecaster.fits(trial, needed) in {"yes", "likely"}:
+        if fits(forecaster.processor, forecaster.memory(trial)) in {"yes", "likely"}:
             return Alternative(overrides=overrides, forecast=forecaster.trial(trial))
-        if (least is None or needed.allocated < least[0]) and "max_length" not in " ".join(overrides):
-            least = needed.allocated, overrides, trial
-    return None if least is None else Alternative(overrides=least[1], forecast=forecaster.trial(least[2]))
+    return None
 
 
 def _changes(spec: StudySpec, name: str) -> Iterator[tuple[tuple[str, ...], Trial]]:

@@ -5,7 +5,7 @@ import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import psutil
 
@@ -38,6 +38,10 @@ DISK_BYTES_PER_SECOND = 0.5e9
 """To write a checkpoint; a laptop's SSD and a rented machine's network disk lie on either side."""
 MEASURED_STEPS = 2
 """Forward and backward passes on the longest batch by which a trial measures its own memory."""
+OTHER_SPREAD = 0.45
+"""Half-width of the 90 % interval of log seconds of a stage that is judged by the measurements of another."""
+SHORTEST = 0.01
+"""Seconds below which a stage did nothing, such as saving a model that is not kept."""
 LEAST_SPREAD = 0.1
 """Half-width of the 90 % interval of log seconds that no calibration goes below: runs of one machine differ by it."""
 
@@ -86,7 +90,7 @@ class Forecaster:
             tensors=tensors,
             device=self.processor.name,
             device_bytes=self.processor.memory_bytes,
-            fits=self.fits(trial, needed),
+            fits=fits(self.processor, needed),
             stage_seconds=stages,
             seconds=seconds,
             tokens_per_second=self._tokens_per_second(trial),
@@ -95,9 +99,10 @@ class Forecaster:
             doubts=list(dict.fromkeys(self.doubts(trial))),
         )
 
-    def memory(self, trial: Trial) -> Memory:
-        """Phases of training, where there is any, and of evaluation."""
-        setup, card, context = self.setup(trial), self.processor.memory_bytes, self.processor.context_bytes
+    def memory(self, trial: Trial, processor: Processor | None = None) -> Memory:
+        """Phases of training, where there is any, and of evaluation, on the forecaster's or another processor."""
+        processor = processor or self.processor
+        setup, card, context = self.setup(trial), processor.memory_bytes, processor.context_bytes
         evaluation = _evaluation(setup, trial.controls.evaluate.batch)
         held = times(EVALUATION_HELD, evaluation.total)
         alone = Memory(
@@ -114,23 +119,11 @@ class Forecaster:
             process=_higher(training.process, alone.process),
         )
 
-    def fits(self, trial: Trial, needed: Memory) -> Fit:
-        """Whether there is room: on the card for the process, on a CPU in the machine's memory for the tensors."""
-        if self.processor.kind != "cuda":
-            return "yes" if needed.allocated <= psutil.virtual_memory().total else "no"
-        card, process = self.processor.memory_bytes, needed.process
-        if card is None or process.high <= HEADROOM * card:
-            return "yes"
-        if process.low > card:
-            return "no"
-        return "likely" if process.mid <= HEADROOM * card else "uncertain"
-
     def setup(self, trial: Trial, length: int | None = None) -> Setup:
         """The trial's run on batches of its longest rows, or of a given length."""
-        controls = trial.controls.train
+        train = trial.training
         method, quantization = plugins.method(trial.method), plugins.quantization(trial.quantization)
         method_params, quantization_params = plugins.split_params(trial.method, trial.quantization, trial.params)
-        micro = controls.micro_batch or controls.batch
         rows = self._rows(trial)
         return Setup(
             architecture=self.architecture,
@@ -139,29 +132,30 @@ class Forecaster:
             weight_bits=quantization.bits_stored(quantization_params),
             quantized=quantization.bits < 16,
             quantization=trial.quantization,
-            compute=controls.compute_dtype,
-            adapter_dtype=controls.adapter_dtype,
-            optimizer=controls.optimizer,
-            micro_batch=micro,
-            accumulation=controls.batch // micro,
+            compute=train.compute_dtype,
+            adapter_dtype=train.adapter_dtype,
+            optimizer=train.optimizer,
+            micro_batch=train.per_pass,
+            accumulation=train.batch // train.per_pass,
             length=max(2, length or rows.longest),
-            checkpointing=controls.gradient_checkpointing,
+            checkpointing=train.gradient_checkpointing,
             loss="chunked",  # TRL 1.16's `nll`: head and loss a tile of logits at a time
-            padded=micro > 1 and rows.lengths[0] < rows.longest,
-            profile=HARNESS.model_copy(update={"autocast": controls.compute_dtype != "fp32"}),
+            padded=train.per_pass > 1 and rows.lengths[0] < rows.longest,
+            profile=HARNESS.model_copy(update={"autocast": train.compute_dtype != "fp32"}),
         )
 
     def steps(self, trial: Trial) -> int:
         """Optimizer steps of a trial that trains."""
-        train = trial.controls.train
+        train = trial.training
         return train.max_steps or max(1, math.ceil(train.epochs * self._rows(trial).train / train.batch))
 
-    def stages(self, trial: Trial, *, cold: bool = False) -> dict[str, Interval]:
-        """Seconds by stage; `cold` leaves out what earlier runs measured."""
-        found: dict[str, Interval] = {}
-        for stage, seconds in self._stages(trial, COLD if cold else self._rates(trial)):
-            rates = COLD if cold else self._stage_rates(stage, trial)
-            found[stage] = seconds if rates is COLD else _around_log(seconds.mid * rates.factor, rates.spread)
+    def stages(self, trial: Trial) -> dict[str, Interval]:
+        """Seconds by stage."""
+        found: dict[str, Interval] = dict(self._stages(trial, self._rates(trial)))
+        for stage, cold in self._cold(trial).items():
+            rates = self._stage_rates(cast(StageName, stage), trial)
+            if rates is not COLD:
+                found[stage] = _around_log(cold.mid * rates.factor, rates.spread)
         return found
 
     def doubts(self, trial: Trial) -> Iterator[str]:
@@ -183,9 +177,10 @@ class Forecaster:
         yield "adapt", _around_log(0.01 + ADAPT_SECONDS_PER_LAYER * setup.architecture.layers * len(setup.targets), 1.0)
         if _trains(trial):
             yield "train", self._training(trial, rates)
-        yield "evaluate", self._evaluation(trial, rates)
-        if trial.phase == "confirm":
-            yield "save", _around_log(0.2 + self.kept_bytes(trial) / DISK_BYTES_PER_SECOND, 1.0)
+        # other kernels than those of a step, and lm-eval's own work
+        yield "evaluate", self._evaluation(trial, rates.model_copy(update={"spread": max(rates.spread, OTHER_SPREAD)}))
+        if kept := self.kept_bytes(trial):
+            yield "save", _around_log(0.02 + kept / DISK_BYTES_PER_SECOND, 1.0)
 
     def _training(self, trial: Trial, rates: Rates) -> Interval:
         rows, steps = self._rows(trial), self.steps(trial)
@@ -197,8 +192,8 @@ class Forecaster:
 
     def _step(self, trial: Trial, rates: Rates, length: int | None = None) -> Interval:
         """Seconds of an optimizer step on random batches, or on batches of a given length."""
-        train = trial.controls.train
-        expected = math.ceil(self._rows(trial).padded(train.micro_batch or train.batch))
+        train = trial.training
+        expected = math.ceil(self._rows(trial).padded(train.per_pass))
         return time.step(self.setup(trial, length or expected), self.processor, rates)
 
     def _evaluation(self, trial: Trial, rates: Rates) -> Interval:
@@ -231,10 +226,10 @@ class Forecaster:
     def _tokens_per_second(self, trial: Trial) -> float | None:
         if not _trains(trial):
             return None
-        return trial.controls.train.batch * self._rows(trial).mean / self._step(trial, self._rates(trial)).mid
+        return trial.training.batch * self._rows(trial).mean / self._step(trial, self._rates(trial)).mid
 
     def _rows(self, trial: Trial) -> Rows:
-        return self.rows.cut(trial.controls.train.max_length)
+        return self.rows.cut(trial.training.max_length)
 
     def _rates(self, trial: Trial) -> Rates:
         """From measured runs of the same method on the same quantization, else from those of others."""
@@ -259,25 +254,51 @@ class Forecaster:
         """A measured run's setup, with the length that its batches had on average."""
         assert record.train is not None
         positions = record.train.tokens / (1 - record.train.padded_share)
-        length = positions / (record.train.steps * record.trial.controls.train.batch)
+        length = positions / (record.train.steps * record.trial.training.batch)
         return self.setup(record.trial, max(2, round(length)))
 
     def _stage_rates(self, stage: StageName, trial: Trial) -> Rates:
-        """What runs of the same phase on the same controls measured of a stage other than training."""
+        """What runs on the same controls measured of a stage other than training: of the same arm's kind, else of
+        others. What is evaluated and saved differs by phase."""
         if stage == "train":
             return COLD
+        by_phase = stage in {"evaluate", "save"}
         measured = [
             (r, s.seconds)
             for r in self._known
-            if _kind(r.trial) == _kind(trial) and r.phase == trial.phase and r.trial.controls == trial.controls
+            if r.trial.controls == trial.controls and (r.phase == trial.phase or not by_phase)
             for s in r.stages
-            if s.stage == stage and s.seconds > 0
+            if s.stage == stage and s.seconds > SHORTEST
         ]
-        if not measured:
+        same = [(r, seconds) for r, seconds in measured if _kind(r.trial) == _kind(trial)]
+        logs = [math.log(seconds / self._cold(r.trial)[stage].mid) for r, seconds in same or measured]
+        if not logs:
             return COLD
-        expected = dict(self._stages(trial, self._rates(trial)))[stage].mid
-        logs = [math.log(seconds / expected) for _, seconds in measured]
-        return _rates_of(logs, f"{len(logs)} runs")
+        found = _rates_of(logs, f"{len(logs)} runs")
+        return found if same else found.model_copy(update={"spread": max(found.spread, OTHER_SPREAD)})
+
+    def _cold(self, trial: Trial) -> dict[str, Interval]:
+        """Seconds by stage from the table of processors alone."""
+        key = trial.model_copy(update={"seed": 0, "params": trial.params | {"learning_rate": 0.0}}).id
+        if key not in self._colds:
+            self._colds[key] = dict(self._stages(trial, COLD))
+        return self._colds[key]
+
+    @cached_property
+    def _colds(self) -> dict[str, dict[str, Interval]]:
+        return {}
+
+
+def fits(processor: Processor, needed: Memory) -> Fit:
+    """Whether there is room: on the card for the process, on a CPU in the machine's memory for the tensors."""
+    if processor.kind != "cuda":
+        return "yes" if needed.allocated <= psutil.virtual_memory().total else "no"
+    card, process = processor.memory_bytes, needed.process
+    if card is None or process.high <= HEADROOM * card:
+        return "yes"
+    if process.low > card:
+        return "no"
+    return "likely" if process.mid <= HEADROOM * card else "uncertain"
 
 
 def _rates_of(logs: Sequence[float], source: str) -> Rates:

@@ -12,6 +12,8 @@ MEMORY = ("tensors", "allocated", "reserved", "process")
 """Kinds of memory: a run's own accounting of one step, live tensors, the allocator's, and the driver's view."""
 STAGES: tuple[StageName, ...] = ("load", "adapt", "train", "evaluate", "save")
 TIME = (*STAGES, "all stages")
+SHORTEST = 1.0
+"""Seconds below which a stage is not scored: shares of a blink say nothing."""
 
 
 class Error(Value):
@@ -40,6 +42,8 @@ class ForecastScore(Value):
     fits_wrong: int
     fits_open: int
     """Forecast `uncertain`: a verdict was not given."""
+    short_stages: int
+    """Stages that took less than a second, which are not scored."""
     unscored: dict[str, int]
     """Records of which nothing could be compared, by reason."""
 
@@ -70,6 +74,7 @@ def score(records: Iterable[Record]) -> ForecastScore:
         fits_right=verdicts["right"],
         fits_wrong=verdicts["wrong"],
         fits_open=verdicts["open"],
+        short_stages=sum(s.seconds < SHORTEST for r in some if unscorable(r) is None for s in r.stages),
         unscored=dict(unscored),
     )
 
@@ -115,7 +120,7 @@ def _pairs(record: Record) -> Iterator[tuple[str, float, Interval, bool]]:
         if interval is not None and measured:
             yield kind, measured, interval, True
     for stage in record.stages:
-        if stage.stage in forecast.stage_seconds and stage.seconds > 0:
+        if stage.stage in forecast.stage_seconds and stage.seconds >= SHORTEST:
             yield stage.stage, stage.seconds, forecast.stage_seconds[stage.stage], True
     yield "all stages", record.seconds, forecast.seconds, True
 

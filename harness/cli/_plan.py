@@ -34,6 +34,8 @@ def render_score(score: ForecastScore, store: str, width: int) -> str:
     share = score.fits_share
     said = "none given" if share is None else f"{share:.0%} right of {score.fits_right + score.fits_wrong}"
     lines.append(f"fits or not: {said}" + (f"; {score.fits_open} uncertain" if score.fits_open else ""))
+    if score.short_stages:
+        lines.append(f"stages under a second, not scored: {score.short_stages}")
     if score.unscored:
         reasons = "; ".join(f"{n} {reason}" for reason, n in score.unscored.items())
         lines += _wrap(f"not scored: {reasons}", width)
@@ -104,20 +106,25 @@ def _notes(plan: Plan) -> Iterable[str]:
         if arm.confirm.fits == "no":
             yield f"{arm.arm} does not fit: its runs are recorded as such and not made. {_nearest(arm)}"
         elif arm.confirm.fits == "uncertain":
-            yield f"{arm.arm} may not fit. {_nearest(arm)}"
-    mended = [a.nearest for a in plan.arms if a.nearest and a.nearest.forecast.fits in {"yes", "likely"}]
+            yield f"{arm.arm} may not fit: whether it does is seen when it runs. {_nearest(arm)}"
+    mended = [a.nearest for a in plan.arms if a.nearest]
     if any(override.startswith("controls.") for nearest in mended for override in nearest.overrides):
         yield "What stands under controls holds for every arm, so that arms stay comparable."
+    lost = [arm.arm for arm in plan.arms if arm.confirm.fits == "no"]
+    left = [arm.arm for arm in plan.arms if arm.confirm.fits != "no"]
+    if plan.compared_with in lost and left:
+        yield (
+            f"The other arms are compared with {plan.compared_with}. To compare them among themselves: "
+            f"arms.{plan.compared_with}=null objective.baseline={left[0]}"
+        )
 
 
 def _nearest(arm: ArmPlan) -> str:
     nearest = arm.nearest
-    if nearest is None:
-        return "Nothing that could be changed at the same effective batch makes it smaller."
-    overrides = shlex.join(nearest.overrides)
-    if nearest.forecast.fits in {"yes", "likely"}:
-        return f"The nearest that fits ({_need(nearest)}): {overrides}"
-    return f"Nothing at the same effective batch makes it fit: {overrides} still needs {_need(nearest)}."
+    if nearest is not None:
+        return f"The nearest that fits, {_need(nearest)}: {shlex.join(nearest.overrides)}"
+    elsewhere = f"; {arm.cheapest_card} holds it as it is" if arm.cheapest_card else ""
+    return f"No smaller batch, checkpointing, fewer bits or shorter rows make it fit{elsewhere}."
 
 
 def _need(alternative: Alternative) -> str:
@@ -131,7 +138,9 @@ def _detectable(plan: Plan) -> str:
     if found.difference is None:
         return f"The smallest difference on {found.metric} that {size} can show: {found.basis}."
     shown = f"{100 * found.difference:.1f} points" if found.items else f"{found.difference:.3g}"
-    margin = f", margin of {found.margin:g} included" if found.margin else ""
+    points = 100 * found.margin
+    own = f"{points:g} point{'' if points == 1 else 's'}" if found.items else f"{found.margin:g}"
+    margin = f", margin of {own} included" if found.margin else ""
     return f"This plan can show a difference of {shown} on {found.metric} ({size}, 80 % power{margin}), {found.basis}."
 
 

@@ -6,7 +6,7 @@ and what is kept for backward are then read off. `benchmarks/trace_activations.p
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
@@ -185,6 +185,26 @@ class _Projection:
 
 
 @dataclass(eq=False)
+class _Block:
+    """One decoder layer."""
+
+    inward: list[_Projection]
+    out: _Projection
+    mlp: list[_Projection]
+    outward: _Projection
+    norms: list[Weight]
+    qk_norms: list[Weight]
+
+
+@dataclass(eq=False)
+class _Places:
+    """What every layer is told of positions."""
+
+    mask: Tensor | None
+    rotary: Tensor | None
+
+
+@dataclass(eq=False)
 class Step:
     """One forward and backward pass."""
 
@@ -209,11 +229,17 @@ class Step:
     def _weight(self, elements: int) -> Weight:
         return Weight(elements, self.base, Leaf() if self.setup.full else None)
 
-    def _block(self) -> dict[str, "_Projection | Weight"]:
-        found: dict[str, _Projection | Weight] = {
-            each.name: self._projection(each) for each in self.one.linears
-        }
-        return found | {f"norm {n}": self._weight(self.one.hidden) for n in range(self.one.norms)}
+    def _block(self) -> "_Block":
+        """One decoder layer, its linear layers told apart by their order: into attention, out of it, into the MLP, out."""
+        one = self.one
+        found = [self._projection(each) for each in one.linears]
+        wanted, inward = one.head_dim * (one.heads + 2 * one.kv_heads), 0
+        while wanted > 0:
+            wanted -= one.linears[inward].outputs
+            inward += 1
+        half = [self._weight(one.qk_norm // 2) for _ in range(2)] if one.qk_norm else []
+        norms = [self._weight(one.hidden) for _ in range(one.norms)]
+        return _Block(found[:inward], found[inward], found[inward + 1 : -1], found[-1], norms, half)
 
     def _projection(self, each: Linear) -> _Projection:
         a = b = None
@@ -240,193 +266,493 @@ class Step:
 
     def _forward(self) -> tuple[Node, dict[str, int]]:
         meter = self.meter
+        meter.enter("embedding")
         with meter.inside("embedding"):
-            meter.phase = "embedding"
             hidden = self.embed()
-            meter.phase = "forward"
         with meter.inside("positions"):
-            mask, rotary = self.positions(hidden.width)
+            places = self.places(hidden.width)
         for index, block in enumerate(self.blocks):
-            meter.phase = self._layer_phase(index)
+            meter.enter(self._layer_phase(index))
             call = self.checkpointed if self.setup.checkpointing else self.layer
-            hidden = call(block, hidden, mask, rotary)
-        del mask, rotary
+            hidden = call(block, hidden, places)
+        del places
         meter.enter("loss")
         with meter.inside("norms"):
             hidden = self.norm(hidden, self.final_norm)
         with meter.inside("loss"):
-            loss = self.fused_head(hidden) if self.setup.loss == "chunked" else self.full_head(hidden)
+            loss = self.full_head(hidden) if self.setup.loss == "full" else self.fused_head(hidden)
         del hidden
-        for weight in self.casts:
-            weight.cast = None
+        self.leave_autocast()
         assert loss.node is not None
         return loss.node, dict(meter.held)
 
     def _layer_phase(self, index: int) -> str:
-        """Layers that are alike share no name, so that each phase's peak is a straight line in the depth."""
+        """Layers that are alike share a name, and each phase's peak is then a straight line in the depth."""
         names = {0: "first layer", 1: "second layer", self.layers - 2: "last layer but one"}
         return "last layer" if index == self.layers - 1 else names.get(index, "layers between")
 
     def embed(self) -> Tensor:
-        out = self.meter.tensor(self.tokens * self.one.hidden, self.embedding.width)
-        if self.embedding.leaf is not None:
-            table = self.embedding
-
-            def backward(grad: Tensor) -> Sequence[Tensor]:
-                return [grad.meter.tensor(table.elements, table.width)]
-
-            out.node = Node([self.embedding.leaf], backward, self.meter.phase)
+        table = self.embedding
+        out = self.meter.tensor(self.tokens * self.one.hidden, table.width)
+        if table.leaf is not None:
+            out.node = Node([table.leaf], lambda grad: [grad.meter.tensor(table.elements, table.width)], "embedding")
         elif self.setup.checkpointing:
             out.node = Leaf()  # enable_input_require_grads: it collects a gradient that nobody reads
-            out.node.phase = self.meter.phase
-        return out
+        return out if self.setup.profile.residual is None else self.cast(out, BYTES[self.setup.profile.residual])
 
-    def positions(self, width: int) -> tuple[Tensor | None, Tensor]:
-        """The mask, one byte a pair, and the table of cosines and sines."""
+    def places(self, width: int) -> "_Places":
+        """The mask, one byte a pair of positions for SDPA, and the cosines and sines."""
         mask = None
+        pairs = self.batch * self.length**2
         windowed = self.one.window is not None and self.length >= self.one.window
         if self.setup.attention == "eager":
-            mask = self.meter.tensor(self.batch * self.length**2, width)
+            mask = self.meter.tensor(pairs, width)
         elif self.setup.attention == "sdpa" and (self.setup.padded or windowed):
-            mask = self.meter.tensor(self.batch * self.length**2, 1)
-        return mask, self.meter.tensor(2 * self.length * self.one.head_dim, width)
+            mask = self.meter.tensor(pairs, 1)
+        if self.one.positions:
+            return _Places(mask, None)
+        return _Places(mask, self.meter.tensor(2 * self.length * self.one.head_dim, width))
 
-    def checkpointed(
-        self, block: dict[str, "_Projection | Weight"], hidden: Tensor, mask: Tensor | None, rotary: Tensor
-    ) -> Tensor:
+    def checkpointed(self, block: "_Block", hidden: Tensor, places: "_Places") -> Tensor:
+        """torch.utils.checkpoint without reentry: the layer is computed again when its backward begins."""
         meter = self.meter
+        phase = meter.phase
         with meter.without_recording():
-            out = self.layer(block, hidden, mask, rotary)
-        self.leave_autocast()
+            out = self.layer(block, hidden, places)
         with meter.inside("checkpoints"):
-            state = meter.tensor(GENERATOR_STATE[self.device], 1)
+            state = [meter.tensor(GENERATOR_STATE[self.device], 1)]
         kept = hidden.kept()
 
         def backward(grad: Tensor) -> Sequence[Tensor]:
-            nonlocal state
             start = Leaf()
             kept.node = start
-            node = self.layer(block, kept, mask, rotary).node
+            with meter.inside("recomputed"):
+                root = self.layer(block, kept, places).node
             self.leave_autocast()
             kept.node = None
-            assert node is not None
-            run_backward(node, grad.kept())
-            del state
+            assert root is not None
+            run_backward(root, grad.kept())
+            state.clear()
             assert start.grad is not None
             return [start.grad]
 
-        return record(out, [hidden], backward)
+        if meter.recording:
+            out.node = Node([hidden.node], backward, phase)
+        return out
 
     def leave_autocast(self) -> None:
-        """The cache of cast weights is emptied with the outermost region: after a recomputed layer, too."""
+        """The cache of cast weights is emptied with the region: at the end of forward, and of a recomputed layer."""
         for weight in self.casts:
             weight.cast = None
         self.casts.clear()
 
-    def layer(
-        self, block: dict[str, "_Projection | Weight"], hidden: Tensor, mask: Tensor | None, rotary: Tensor
-    ) -> Tensor:
-        """LlamaDecoderLayer."""
-        meter = self.meter
-        norms = [each for name, each in block.items() if isinstance(each, Weight)]
+    # a decoder layer
+
+    def layer(self, block: "_Block", hidden: Tensor, places: "_Places") -> Tensor:
+        """LlamaDecoderLayer and its kin: with norms after the sublayers too (Gemma 2), or one norm before both (Phi)."""
+        meter, norms = self.meter, block.norms
         with meter.inside("norms"):
-            inner = self.norm(hidden, norms[0])
+            inner = normal = self.norm(hidden, norms[0])
         with meter.inside("attention"):
-            inner = self.attention(block, inner, mask, rotary)
+            inner = self.attention(block, inner, places)
+        if len(norms) == 1:
+            with meter.inside("mlp"):
+                return self.add(self.add(inner, self.mlp(block, normal)), hidden)
+        del normal
+        if len(norms) == 4:
+            with meter.inside("norms"):
+                inner = self.norm(inner, norms[1])
+        with meter.inside("attention"):
             hidden = self.add(hidden, inner)
         with meter.inside("norms"):
-            inner = self.norm(hidden, norms[1])
+            inner = self.norm(hidden, norms[-2 if len(norms) == 4 else -1])
         with meter.inside("mlp"):
             inner = self.mlp(block, inner)
+        if len(norms) == 4:
+            with meter.inside("norms"):
+                inner = self.norm(inner, norms[3])
+        with meter.inside("mlp"):
             return self.add(hidden, inner)
 
     def norm(self, x: Tensor, weight: Weight) -> Tensor:
-        """LlamaRMSNorm: in fp32, then back in the input's dtype, then scaled."""
+        if self.one.norm == "layer" or self.setup.profile.fused_layer:
+            return self.fused_norm(x, weight, 2 if self.one.norm == "layer" else 1)
+        return self.rms_norm(x, weight)
+
+    def rms_norm(self, x: Tensor, weight: Weight) -> Tensor:
+        """LlamaRMSNorm: in fp32, back in the input's dtype, then scaled."""
         width = x.width
         x = self.cast(x, 4)
-        squared = self.square(x)
-        root = self.rsqrt_mean(squared, x.elements // self.one.hidden)
-        del squared
+        root = self.rsqrt_mean(self.square(x), x.elements // weight.elements)
         normal = self.mul_rows(x, root)
         del x, root
-        return self.scale(self.cast(normal, width), weight)
+        normal = self.cast(normal, width)
+        return self.scale(normal, weight)
 
-    def attention(
-        self, block: dict[str, "_Projection | Weight"], x: Tensor, mask: Tensor | None, rotary: Tensor
-    ) -> Tensor:
-        query, key, value = (self.linear(block[name], x) for name in ("q_proj", "k_proj", "v_proj"))
-        turned = self.rotate(query, rotary), self.rotate(key, rotary)
-        query, key = turned
-        del turned
-        out = self.eager(query, key, value, mask) if mask and self.setup.attention == "eager" else (
-            self.sdpa(query, key, value, mask)
-        )
-        return self.linear(block["o_proj"], out)
+    def fused_norm(self, x: Tensor, weight: Weight, numbers: int) -> Tensor:
+        """Keeps its input and one or two fp32 numbers a row."""
+        rows = x.elements // weight.elements
+        kept = [x.kept(), x.meter.tensor(numbers * rows, 4)]
+        return record(x.like(), [x], lambda grad: [kept[0].like()])
 
-    def mlp(self, block: dict[str, "_Projection | Weight"], x: Tensor) -> Tensor:
-        gate = self.silu(self.linear(block["gate_proj"], x))
-        product = self.mul(gate, self.linear(block["up_proj"], x))
-        del gate
-        return self.linear(block["down_proj"], product)
+    def attention(self, block: "_Block", x: Tensor, places: "_Places") -> Tensor:
+        query, key, value = self.projected(block, x)
+        del x
+        if block.qk_norms:
+            query, key = (self.norm(one, each) for one, each in zip((query, key), block.qk_norms, strict=True))
+        if places.rotary is not None:
+            turned = self.rotate(query, places.rotary), self.rotate(key, places.rotary)
+            query, key = turned
+            del turned
+        call = self.eager if self.setup.attention == "eager" else self.sdpa
+        return self.linear(block.out, call(query, key, value, places.mask))
 
-    # operations
+    def projected(self, block: "_Block", x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        one = self.one
+        copied = places = not one.positions
+        if len(block.inward) == 3:
+            query, key, value = (self.linear(each, x) for each in block.inward)
+            return self.heads(query, copied), self.heads(key, places), self.heads(value, False)
+        whole = self.linear(block.inward[0], x)
+        sizes = [self.tokens * one.head_dim * each for each in (one.heads, one.kv_heads, one.kv_heads)]
+        query, key, value = (self.part(whole, size) for size in sizes)
+        return query, key, value
+
+    def mlp(self, block: "_Block", x: Tensor) -> Tensor:
+        if not self.one.gated:
+            return self.linear(block.outward, self.activate(self.linear(block.mlp[0], x)))
+        if len(block.mlp) == 1:
+            whole = self.linear(block.mlp[0], x)
+            gate, up = self.part(whole, whole.elements // 2), self.part(whole, whole.elements // 2)
+            del whole
+        elif self.setup.profile.fused_layer:
+            gate, up = self.linear(block.mlp[0], x), self.linear(block.mlp[1], x)
+            return self.linear(block.outward, self.fused_gate(gate, up))
+        else:
+            gate = self.activate(self.linear(block.mlp[0], x))
+            return self.linear(block.outward, self.mul(gate, self.linear(block.mlp[1], x)))
+        return self.linear(block.outward, self.mul(self.activate(gate), up))
+
+    # a linear layer
+
+    def linear(self, projection: "_Projection", x: Tensor) -> Tensor:
+        """A linear layer, with its adapter where it has one."""
+        out = self.base_layer(projection, x)
+        if projection.a is None or projection.b is None:
+            return out
+        if self.setup.quantization in {"nf4", "fp4"} and self.setup.quantized:
+            out = record(out.like(), [out], lambda grad: [grad.kept()])  # PEFT clones what comes from 4 bits
+        with self.meter.inside("adapters"):
+            return self.lora(projection, x, out)
+
+    def base_layer(self, projection: "_Projection", x: Tensor) -> Tensor:
+        if self.setup.quantized:
+            return self.dequantized(projection, x)
+        return self.matmul(x, projection.weight, projection.linear.outputs, projection.bias)
+
+    def matmul(self, x: Tensor, weight: Weight, outputs: int, bias: Weight | None = None) -> Tensor:
+        """`F.linear` with a dense weight: what autocast casts, and what each gradient needs."""
+        rows = x.elements // (weight.elements // outputs)
+        if self.autocast:
+            x = self.cast(x, 2)
+        matrix = self.cast_weight(weight)
+        out = x.meter.tensor(rows * outputs, x.width)
+        inputs, width, flows = x.elements, x.width, x.flows
+        kept = x.kept() if weight.leaf else None
+        against = matrix.kept() if matrix and flows else None
+
+        def backward(grad: Tensor) -> Sequence[Tensor | None]:
+            _ = against
+            mine = grad.meter.tensor(weight.elements, width) if kept else None
+            own = grad.meter.tensor(inputs, width).viewed() if flows else None
+            added = grad.meter.tensor(bias.elements, width) if bias and bias.leaf else None
+            return [own, mine, added]
+
+        if out.meter.recording and (flows or weight.leaf):
+            through = matrix.node if matrix else weight.leaf
+            out.node = Node([x.node, through, bias.leaf if bias else None], backward, self.meter.phase)
+        return out
+
+    def cast_weight(self, weight: Weight) -> Tensor | None:
+        """What autocast multiplies with: a trained weight's cast is cached, a frozen one's is made at every use."""
+        if not self.autocast or weight.width == 2:
+            return None
+        if weight.cast is not None:
+            return weight.cast
+        cast = self.meter.tensor(weight.elements, 2)
+        if weight.leaf is not None:
+            if self.meter.recording:
+                cast.node = Node([weight.leaf], lambda grad: [grad.like(weight.width)], self.meter.phase)
+            weight.cast = cast
+            self.casts.append(weight)
+        return cast
+
+    def dequantized(self, projection: "_Projection", x: Tensor) -> Tensor:
+        """bitsandbytes: a dense copy of the weight, made in forward and again in backward, and freed at once."""
+        elements, outputs = projection.weight.elements, projection.linear.outputs
+        meter, width, inputs = self.meter, x.width, x.elements
+        scales = math.ceil(elements / BLOCK) if self.setup.quantization != "int8" and _nested(self.setup) else 0
+        held = meter.tensor(scales, 4), meter.tensor(scales, 4)  # the scales dequantized, and with their mean
+        held = (held[1],) * 2
+        copy = meter.tensor(elements, width)
+        out = meter.tensor(inputs // projection.linear.inputs * outputs, width)
+        del copy, held
+
+        def backward(grad: Tensor) -> Sequence[Tensor]:
+            meter.scratch(4 * scales + elements * width)
+            copy = meter.tensor(elements, width)
+            own = meter.tensor(inputs, width).viewed()
+            del copy
+            return [own]
+
+        out = record(out, [x], backward)
+        keeps = self.setup.quantization == "int8" and self.device == "cpu"  # MatMul8bitFp: an attribute, not saved
+        if out.node is not None and (keeps or self.setup.profile.keeps_quantized_input):
+            out.node.context.append(x.kept())
+        return out
+
+    def lora(self, projection: "_Projection", x: Tensor, out: Tensor) -> Tensor:
+        """result + lora_B(lora_A(dropout(x))) * scaling"""
+        assert self.setup.adapter is not None and projection.a is not None and projection.b is not None
+        width = out.width
+        x = self.cast(x, projection.a.width)
+        if self.setup.adapter.dropout:
+            x = self.dropout(x)
+        low = self.matmul(x, projection.a, self.setup.adapter.rank)
+        high = self.matmul(low, projection.b, projection.linear.outputs)
+        del x, low
+        high = self.times(high)
+        if self.setup.quantized:
+            high = self.cast(high, width)
+        return self.cast(self.add(out, high), width)
+
+    def dropout(self, x: Tensor) -> Tensor:
+        """On a CPU the noise is a tensor in the input's dtype, on a GPU a byte each."""
+        noise = x.like(x.width if self.device == "cpu" else 1)
+        kept = noise.kept() if x.flows else None
+
+        def backward(grad: Tensor) -> Sequence[Tensor]:
+            _ = kept
+            return [grad.like()]
+
+        return record(x.like(), [x], backward)
+
+    # attention
+
+    def heads(self, x: Tensor, copied: bool) -> Tensor:
+        """Seen as heads; the gradient comes back in another layout where it went through the rotary embedding."""
+        return record(x.viewed(), [x], lambda grad: [grad.like() if copied else grad.viewed()])
+
+    def part(self, x: Tensor, elements: int) -> Tensor:
+        """A slice of a fused projection; its gradient is padded with zeros."""
+        whole = x.elements
+        view = Tensor(x.storage, elements, x.width, view=True)
+        return record(view, [x], lambda grad: [grad.meter.tensor(whole, grad.width)])
+
+    def rotate(self, x: Tensor, rotary: Tensor) -> Tensor:
+        """apply_rotary_pos_emb for queries or keys: (x * cos) + (rotate_half(x) * sin)."""
+        width = max(x.width, rotary.width)
+        before = x.width
+        if not self.setup.profile.fused_layer:
+            first = x.like(width)
+            half = x.meter.tensor(x.elements // 2, before)
+            turned = x.like()
+            del half
+            second = x.like(width)
+            del turned
+        out = x.like(width)
+        if not self.setup.profile.fused_layer:
+            del first, second
+        tables = rotary.kept()
+
+        def backward(grad: Tensor) -> Sequence[Tensor]:
+            _ = tables
+            turned = self.narrow(grad.like(), before)
+            half = grad.meter.tensor(grad.elements // 2, before)
+            own = grad.like(before)  # each half's gradient is padded with zeros
+            del half
+            other = grad.like(before)
+            del other, turned
+            first = self.narrow(grad.like(), before)
+            del first
+            return [own]
+
+        return record(out, [x], backward)
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """repeat_kv: a copy for every group of queries."""
+        groups, elements, width = self.one.heads // self.one.kv_heads, x.elements, x.width
+        if groups == 1:
+            return x
+        out = x.meter.tensor(groups * elements, width)
+        return record(out, [x], lambda grad: [grad.meter.tensor(elements, grad.width)])
+
+    def sdpa(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Flash kernels: on a GPU only without a mask, else its memory-efficient one, which keeps the same tensors."""
+        if mask is not None:
+            key, value = self.repeat(key), self.repeat(value)
+        if self.autocast:
+            query, key, value = (self.cast(one, 2) for one in (query, key, value))
+        meter = self.meter
+        bias = None if mask is None else mask.like(query.width)  # from booleans, for every layer anew
+        out = query.like()
+        sums = meter.tensor(self.tokens * self.one.heads, 4)
+        rows, columns = self._flash_tile()
+        if self.device == "cpu":
+            halves = columns if query.width == 2 else 0
+            meter.scratch(4 * (rows * columns + 2 * rows + rows * self.one.head_dim) + 2 * rows * halves)
+        kept = [one.kept() for one in (query, key, value, out, sums)] + ([bias.kept()] if bias else [])
+
+        def backward(grad: Tensor) -> Sequence[Tensor]:
+            grads = [one.like() for one in kept[:3]]
+            if self.device == "cpu":
+                meter.scratch(2 * 4 * rows * columns + 4 * rows)
+            return grads
+
+        return record(out, [query, key, value], backward)
+
+    def _flash_tile(self) -> tuple[int, int]:
+        """Rows and columns that a thread of the CPU's kernel works on; trials have one thread."""
+        rows = 256 if self.length >= 768 else 64 if self.length >= 192 else 32
+        return min(rows, self.length), min(self.length, 512)
+
+    def eager(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """eager_attention_forward: every score is a tensor, the softmax in fp32."""
+        key, value = self.repeat(key), self.repeat(value)
+        scores = self.times(self.batched(query, key, self.batch * self.one.heads * self.length**2))
+        if mask is not None:
+            scores = record(scores.like(), [scores], lambda grad: [grad.kept()])
+        width = query.width
+        scores = self.cast(self.softmax(scores), width)
+        out = self.batched(scores, value, query.elements)
+        del scores
+        return record(out.like(), [out], lambda grad: [grad.viewed()])
+
+    def batched(self, x: Tensor, y: Tensor, elements: int) -> Tensor:
+        """torch.matmul of heads, whose operands are made contiguous."""
+        if self.autocast:
+            x, y = self.cast(x, 2), self.cast(y, 2)
+        out = x.meter.tensor(elements, x.width)
+        left, right = x.kept(), y.kept()
+        return record(out, [x, y], lambda grad: [left.like(), right.like()])
+
+    def softmax(self, x: Tensor) -> Tensor:
+        width = x.width
+        if width != 4:
+            x.meter.scratch(4 * x.elements)
+        out = x.like(4)
+        kept = out.kept()
+
+        def backward(grad: Tensor) -> Sequence[Tensor]:
+            return [self.narrow(kept.like(), width)]
+
+        return record(out, [x], backward)
+
+    # head and loss
+
+    def fused_head(self, hidden: Tensor) -> Tensor:
+        """TRL's head: logits a tile at a time, in forward and again in backward. Every tile has its full width."""
+        meter, one, head = self.meter, self.one, self.head
+        rows = self.batch * (self.length - 1)  # a GPU leaves out positions without a label; all may have one
+        width = 2 if self.autocast else hidden.width
+        inputs = hidden.kept() if self.batch == 1 else meter.tensor(rows * one.hidden, hidden.width)
+        labels, mask = meter.tensor(rows, 8), meter.tensor(rows, 1)
+        running = meter.tensor(7 * rows, 4)
+        self._tile(rows, width, hidden.width, 13)
+        del running
+        scores = meter.tensor(4 * rows, 4)
+        kept = [inputs.kept(), labels.kept(), scores.kept(), mask.kept()]
+        flows, elements, before = hidden.flows, hidden.elements, hidden.width
+
+        def backward(grad: Tensor) -> Sequence[Tensor | None]:
+            _ = kept
+            own = meter.tensor(rows * one.hidden, 4) if flows else None
+            mine = meter.tensor(head.elements, 4) if head.leaf else None
+            self._tile(rows, width, before, 29)
+            own = own and self.narrow(own, before)
+            mine = mine and self.narrow(mine, head.width)
+            return [own and meter.tensor(elements, before), mine]
+
+        loss = meter.tensor(1, 4)
+        if flows or head.leaf:
+            loss.node = Node([hidden.node, head.leaf], backward, "loss")
+        return loss
+
+    def _tile(self, rows: int, width: int, before: int, passing: int) -> None:
+        """A tile of logits with `passing` bytes of temporaries per logit: none on a GPU, where Triton folds in place."""
+        meter, one = self.meter, self.one
+        n, columns = min(rows, HEAD_ROWS), min(one.vocabulary, HEAD_COLUMNS)
+        tile = meter.tensor(n * HEAD_COLUMNS, width)
+        chunk = None if width == before else meter.tensor(n * one.hidden, width)
+        matrix = None if width == self.head.width else meter.tensor(columns * one.hidden, width)
+        if self.device == "cpu":
+            meter.scratch(n * columns * passing + 8 * n)
+            if passing > 20 and width != 4:  # products are summed in fp32, from copies in fp32
+                meter.scratch(4 * (n * columns + columns * one.hidden))
+        del tile, chunk, matrix
+
+    def full_head(self, hidden: Tensor) -> Tensor:
+        """transformers' own loss: all logits, upcast; log-probabilities kept; a gradient for each in turn."""
+        meter = self.meter
+        logits = self.matmul(hidden, self.head, self.one.vocabulary)
+        upcast = self.cast(logits, 4)
+        labels = meter.tensor(self.tokens, 8)
+        probabilities = record(upcast.like(), [upcast], lambda grad: [grad.like()])
+        kept = [probabilities.kept(), labels.kept()]
+        return record(meter.tensor(1, 4), [probabilities], lambda grad: [kept[0].like()])
+
+    # element by element
 
     def cast(self, x: Tensor, width: int) -> Tensor:
         """`x.to(dtype)`: the same tensor where it has that dtype."""
-        if x.width == width:
-            return x
         before = x.width
-        return record(x.like(width), [x], lambda grad: [grad.like(before)])
+        return x if width == before else record(x.like(width), [x], lambda grad: [grad.like(before)])
+
+    def narrow(self, grad: Tensor, width: int) -> Tensor:
+        """A gradient is handed on in the dtype of what it belongs to."""
+        return grad if grad.width == width else grad.like(width)
 
     def square(self, x: Tensor) -> Tensor:
         kept = x.kept()
 
-        def backward(grad: Tensor) -> Sequence[Tensor]:  # grad * (2 * x ** 1), every factor a tensor of its own
-            power = kept.like(4)
+        def backward(grad: Tensor) -> Sequence[Tensor]:
+            power = kept.like()  # grad * (2 * x ** 1), every factor a tensor of its own
             twice = power.like()
             out = twice.like()
             del power, twice
             return [out]
 
-        return record(x.like(4), [x], backward)
+        return record(x.like(), [x], backward)
 
     def rsqrt_mean(self, squared: Tensor, rows: int) -> Tensor:
-        out = squared.meter.tensor(rows, 4)
         elements = squared.elements
+        out = squared.meter.tensor(rows, 4)
         return record(out, [squared], lambda grad: [grad.meter.tensor(elements, 4)])
 
-    def mul_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+    def mul_rows(self, x: Tensor, factors: Tensor) -> Tensor:
         """Multiply every row by its own number."""
-        kept, factors = x.kept(), rows.kept()
+        left, right = x.kept(), factors.kept()
 
         def backward(grad: Tensor) -> Sequence[Tensor]:
-            whole, own = kept.like(), kept.like()
-            per_row = grad.meter.tensor(factors.elements, 4)
-            del whole
-            return [own, per_row]
+            own, whole = left.like(), left.like()
+            return [own, right.like()] if whole else []
 
-        return record(x.like(), [x, rows], backward)
+        return record(x.like(), [x, factors], backward)
 
     def scale(self, x: Tensor, weight: Weight) -> Tensor:
-        """Multiply by one trained or frozen number per column."""
-        width = max(x.width, weight.width)
-        out = x.like(width)
+        """Multiply by one number per column, trained or frozen."""
+        out = x.like(max(x.width, weight.width))
         flows, before, kept = x.flows, x.width, x.kept() if weight.leaf else None
 
         def backward(grad: Tensor) -> Sequence[Tensor | None]:
             whole = grad.like() if kept else None
-            own = grad.like() if flows else None
-            mine = grad.meter.tensor(weight.elements, weight.width) if kept else None
-            del whole
-            return [own and self._narrow(own, before), mine]
+            own = self.narrow(grad.like(), before) if flows else None
+            mine = grad.meter.tensor(weight.elements, weight.width) if whole else None
+            return [own, mine]
 
         if out.meter.recording and (flows or weight.leaf):
             out.node = Node([x.node, weight.leaf], backward, self.meter.phase)
         return out
-
-    def _narrow(self, grad: Tensor, width: int) -> Tensor:
-        """A gradient is given in the dtype of what it belongs to."""
-        return grad if grad.width == width else grad.like(width)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         widths = x.width, y.width
@@ -448,232 +774,11 @@ class Step:
         """Multiply by one number that is not trained."""
         return record(x.like(), [x], lambda grad: [grad.like()])
 
-    def silu(self, x: Tensor) -> Tensor:
+    def activate(self, x: Tensor) -> Tensor:
         kept = x.kept()
+        return record(x.like(), [x], lambda grad: [kept.like()])
 
-        def backward(grad: Tensor) -> Sequence[Tensor]:
-            return [kept.like()]
-
-        return record(x.like(), [x], backward)
-
-    def matmul(self, x: Tensor, weight: Weight, outputs: int, bias: Weight | None = None) -> Tensor:
-        """`F.linear` with a dense weight, cast for autocast."""
-        rows = x.elements // (weight.elements // outputs)
-        if self.autocast:
-            x = self.cast(x, 2)
-        matrix = self._cast_weight(weight)
-        out = x.meter.tensor(rows * outputs, x.width)
-        trained = weight.leaf is not None
-        kept = x.kept() if trained else None
-        against = matrix.kept() if matrix is not None and x.flows else None
-        inputs, width, flows = x.elements, x.width, x.flows
-
-        def backward(grad: Tensor) -> Sequence[Tensor | None]:
-            mine = grad.meter.tensor(weight.elements, width) if kept else None
-            own = grad.meter.tensor(inputs, width).viewed() if flows else None
-            _ = against
-            added = grad.meter.tensor(bias.elements, width) if bias and bias.leaf else None
-            return [own, mine, added]
-
-        if out.meter.recording and (flows or trained):
-            through = matrix.node if matrix is not None else weight.leaf
-            out.node = Node([x.node, through, bias.leaf if bias else None], backward, self.meter.phase)
-        return out
-
-    def _cast_weight(self, weight: Weight) -> Tensor | None:
-        """What autocast multiplies with: a trained weight's cast is cached, a frozen one's made anew each time."""
-        if not self.autocast or weight.width == 2:
-            return None
-        if weight.cast is not None:
-            return weight.cast
-        cast = self.meter.tensor(weight.elements, 2)
-        if weight.leaf is not None:
-            if self.meter.recording:
-                cast.node = Node([weight.leaf], lambda grad: [grad.like(weight.width)], self.meter.phase)
-            weight.cast = cast
-            self.casts.append(weight)
-        return cast
-
-    def linear(self, projection: "_Projection | Weight", x: Tensor) -> Tensor:
-        """A linear layer, with its adapter where it has one."""
-        assert isinstance(projection, _Projection)
-        if projection.a is None or projection.b is None:
-            return self.base_layer(projection, x)
-        out = self.base_layer(projection, x)
-        if self.setup.quantization in {"nf4", "fp4"}:
-            out = record(out.like(), [out], lambda grad: [grad.kept()])  # PEFT clones it
-        with self.meter.inside("adapters"):
-            return self.lora(projection.a, projection.b, x, out)
-
-    def base_layer(self, projection: _Projection, x: Tensor) -> Tensor:
-        if not self.setup.quantized:
-            return self.matmul(x, projection.weight, projection.linear.outputs, projection.bias)
-        return self.dequantized(projection, x)
-
-    def dequantized(self, projection: _Projection, x: Tensor) -> Tensor:
-        """bitsandbytes on a CPU: a dense copy of the weight, made in forward and again in backward."""
-        elements, outputs = projection.weight.elements, projection.linear.outputs
-        meter, width, inputs = self.meter, x.width, x.elements
-        blocks = math.ceil(elements / BLOCK) if self.setup.quantization != "int8" and _nested(self.setup) else 0
-
-        def dense() -> Tensor:
-            scales = meter.tensor(blocks, 4)
-            out = meter.tensor(elements, width)
-            del scales
-            return out
-
-        meter.scratch(2 * 4 * blocks)
-        scales = meter.tensor(blocks, 4)
-        copy = dense()
-        out = meter.tensor(inputs // projection.linear.inputs * outputs, width)
-        del copy, scales
-
-        def backward(grad: Tensor) -> Sequence[Tensor]:
-            copy = dense()
-            own = meter.tensor(inputs, width).viewed()
-            del copy
-            return [own]
-
-        out = record(out, [x], backward)
-        if out.node is not None and self.setup.quantization == "int8":
-            out.node.context.append(x.kept())  # MatMul8bitFp keeps its input as an attribute
-        return out
-
-    def lora(self, a: Weight, b: Weight, x: Tensor, out: Tensor) -> Tensor:
-        assert self.setup.adapter is not None
-        rank, outputs = self.setup.adapter.rank, b.elements // self.setup.adapter.rank
-        width = out.width
-        x = self.cast(x, a.width)
-        if self.setup.adapter.dropout:
-            x = self.dropout(x)
-        low = self.matmul(x, a, rank)
-        del x
-        high = self.matmul(low, b, outputs)
-        del low
-        high = self.times(high)
-        if self.setup.quantized:
-            high = self.cast(high, width)
-        return self.cast(self.add(out, high), width)
-
-    def dropout(self, x: Tensor) -> Tensor:
-        """On a CPU the mask is a tensor in the input's dtype, on a GPU one of bytes."""
-        noise = x.like(x.width if self.device == "cpu" else 1)
-        kept = noise.kept() if x.flows else None
-
-        def backward(grad: Tensor) -> Sequence[Tensor]:
-            _ = kept
-            return [grad.like()]
-
-        return record(x.like(), [x], backward)
-
-    def rotate(self, x: Tensor, rotary: Tensor) -> Tensor:
-        """apply_rotary_pos_emb for queries or keys: (x * cos) + (rotate_half(x) * sin)."""
-        width = max(x.width, rotary.width)
-        first = x.like(width)
-        half = x.meter.tensor(x.elements // 2, x.width)
-        turned = x.like()
-        del half
-        second = x.like(width)
-        del turned
-        out = x.like(width)
-        del first, second
-        tables = rotary.kept()
-        before = x.width
-
-        def backward(grad: Tensor) -> Sequence[Tensor]:
-            _ = tables
-            second = grad.like(before)
-            negated = grad.meter.tensor(grad.elements // 2, before)
-            own = grad.like(before)  # the halves' gradients are padded with zeros
-            del negated
-            other = grad.like(before)
-            del other, second
-            first = grad.like(before)
-            del first, grad
-            return [own.like()]  # to the layout of the projection
-
-        return record(out, [x], backward)
-
-    def repeat(self, x: Tensor) -> Tensor:
-        """repeat_kv."""
-        groups = self.one.heads // self.one.kv_heads
-        if groups == 1:
-            return x
-        elements, width = x.elements, x.width
-        return record(
-            x.meter.tensor(groups * elements, width), [x], lambda grad: [grad.meter.tensor(elements, grad.width)]
-        )
-
-    def sdpa(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is not None:
-            key, value = self.repeat(key), self.repeat(value)
-        return self.flash(query, key, value, mask)
-
-    def flash(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """The CPU's flash kernel, with a mask turned from bytes into the queries' dtype for every layer."""
-        meter = self.meter
-        bias = None if mask is None else mask.like(query.width)
-        out = query.like()
-        sums = meter.tensor(self.batch * self.one.heads * self.length, 4)
-        rows = 256 if self.length >= 768 else 64 if self.length >= 192 else 32
-        columns = min(self.length, 512)
-        rows = min(rows, self.length)
-        meter.scratch(4 * (rows * columns + 2 * rows + rows * self.one.head_dim))
-        kept = [one.kept() for one in (query, key, value, out, sums)] + ([bias.kept()] if bias else [])
-
-        def backward(grad: Tensor) -> Sequence[Tensor]:
-            grads = [one.like() for one in kept[:3]]
-            meter.scratch(2 * 4 * rows * columns + 4 * rows)
-            return grads
-
-        return record(out, [query, key, value], backward)
-
-    def eager(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def fused_head(self, hidden: Tensor) -> Tensor:
-        """TRL's head: logits a tile at a time, once in forward and again in backward, tiles of full width."""
-        meter, one = self.meter, self.one
-        rows = self.batch * (self.length - 1)
-        n = min(rows, HEAD_ROWS)
-        width = 2 if self.autocast else hidden.width
-        mask = meter.tensor(rows, 1)
-        inputs = hidden if self.batch == 1 else meter.tensor(rows * one.hidden, hidden.width)
-        labels = meter.tensor(rows, 8)
-        running = meter.tensor(7 * rows, 4)
-        tile = meter.tensor(n * HEAD_COLUMNS, width)
-        columns = min(one.vocabulary, HEAD_COLUMNS)
-        self._head_operands(n, width, hidden.width)
-        meter.scratch(n * columns * 13 + 6 * 4 * n)
-        del tile, running
-        scores = meter.tensor(4 * rows, 4)
-        kept = [inputs.kept(), labels.kept(), scores.kept()]
-        trained = self.head.leaf
-        flows, elements, before = hidden.flows, hidden.elements, hidden.width
-
-        def backward(grad: Tensor) -> Sequence[Tensor | None]:
-            _ = kept
-            own = meter.tensor(rows * one.hidden, 4) if flows else None
-            mine = meter.tensor(self.head.elements, 4) if trained else None
-            tile = meter.tensor(n * HEAD_COLUMNS, width)
-            meter.scratch(n * columns * 29 + 2 * 4 * n)
-            del tile
-            mine = mine and self._narrow(mine, self.head.width)
-            own = own and self._narrow(own, before)
-            whole = meter.tensor(elements, before) if own else None
-            return [whole, mine]
-
-        loss = meter.tensor(1, 4)
-        if flows or trained:
-            loss.node = Node([hidden.node, trained], backward, "loss")
-        del inputs, labels, scores, mask
-        return loss
-
-    def _head_operands(self, rows: int, width: int, before: int) -> None:
-        """Casts of hidden states and of the head's columns for a tile."""
-
-    def full_head(self, hidden: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-_ = Callable
+    def fused_gate(self, gate: Tensor, up: Tensor) -> Tensor:
+        """SwiGLU in one kernel: both inputs kept, their gradients written over them."""
+        left, right = gate.kept(), up.kept()
+        return record(gate.like(), [gate, up], lambda grad: [left.kept(), right.kept()])

@@ -32,6 +32,8 @@ class Processor(Value):
     """Dense operations per second by dtype: fp32, tf32, bf16, fp16, int8, fp8."""
     efficiency: float = 0.75
     """Share of `flops` that large matrix products keep up over minutes: power limits are in it."""
+    attention: float = 0.6
+    """Share of the rate of large products that flash attention reaches over forward and backward."""
     launch: float = 12e-6
     """Seconds that the host needs per operation."""
     per_hour: float | None = None
@@ -59,6 +61,7 @@ class Card(Value):
     bandwidth_gb_s: float = Field(gt=0)
     tflops: dict[Literal["fp32", "tf32", "bf16", "fp16", "int8", "fp8"], float]
     efficiency: float = Field(0.75, gt=0, le=1)
+    attention: float = Field(0.6, gt=0, le=1)
     per_hour: float | None = Field(None, ge=0)
     context_gb: float = Field(0.5, ge=0)
     link_gb_s: float = Field(25, gt=0)
@@ -76,6 +79,7 @@ class Card(Value):
             bandwidth=self.bandwidth_gb_s * 1e9,
             flops={dtype: rate * 1e12 for dtype, rate in self.tflops.items()},
             efficiency=self.efficiency,
+            attention=self.attention,
             launch=self.launch_us * 1e-6,
             per_hour=self.per_hour,
             context_bytes=round(self.context_gb * 1e9),

@@ -10,17 +10,20 @@ import math
 from collections.abc import Iterable
 
 from harness.forecast.architecture import Architecture, Linear
+from harness.forecast.optimizers import kept
 from harness.forecast.processors import Processor
 from harness.forecast.setup import BYTES, Setup
 from harness.record import Interval
-from harness.spec import Value
+from harness.spec import Dtype, Value
 
 MEMORY_SHARE = 0.8
 """Of the bandwidth, what streaming kernels reach."""
-FLASH_SHARE = 0.6
-"""Of the rate of large products, what flash attention reaches over forward and backward (FlashAttention-2, its table of A100)."""
-MASKED_SHARE = 0.35
-"""The same for SDPA's memory-efficient kernel, which also computes the masked half of the scores."""
+MASKED_SHARE = 0.6
+"""Of flash attention's rate, what SDPA's memory-efficient kernel reaches with a mask; it also computes the masked half."""
+FIRST_FLASH = 0.55
+"""Rate of the first generation of flash attention over that of the second."""
+RMS = 18.0
+"""Reads and writes of an unfused RMSNorm: cast up, square, mean, multiply, cast down, weight."""
 EAGER_BYTES = 32
 """Bytes moved per score and pass by unfused attention: scale, mask, softmax in fp32, casts, dropout."""
 OPERATIONS_BACKWARD = 1.5
@@ -29,6 +32,8 @@ STEP_SECONDS = 0.01
 """Host time of an optimizer step beside the micro-batches: the trainer, clipping, logging."""
 SHARP = 4.0
 """How fully what can overlap does: the exponent of the norm that stands between a sum (1) and a maximum."""
+SHARED = 1.5
+"""The same for communication, which takes cores and bandwidth from what it runs beside."""
 NODE = 8
 """GPUs of one machine; between machines `BETWEEN_NODES` bytes per second and GPU."""
 BETWEEN_NODES = 20e9
@@ -40,8 +45,10 @@ QUANTIZE = {"nf4": 1.5e9, "fp4": 1.5e9, "int8": 2e9}
 """Weights per second that are quantized while a model is loaded; others come quantized."""
 DEQUANTIZE_BYTES = {"nf4": 11.0, "fp4": 11.0, "int8": 8.0, "gptq": 22.0, "hqq": 16.0, "awq": 16.0}
 """Bytes of bandwidth that rebuilding one weight is worth. nf4: 130 to 165 G weights/s on an A100 with 1.56 TB/s."""
-OPTIMIZER_PASSES = {"adamw_torch": 12.0, "adamw_torch_fused": 7.0, "sgd": 4.0, "adafactor": 9.0, "lion": 6.0}
-"""Reads and writes of a tensor as large as the trained weights in one optimizer step, clipping included."""
+FOREACH = 4
+"""Reads and writes of a copy of the weights that an optimizer makes while it steps: torch's `foreach`."""
+RESERVE = 2e9
+"""Bytes of a card that paged state cannot have: activations, context."""
 
 
 class Rates(Value):
@@ -73,8 +80,8 @@ def step_parts(setup: Setup, processor: Processor) -> dict[str, float]:
     work |= {"dequantization": _dequantization(setup, processor)}
     busy = sum(work.values())
     slowest = _overlapped(busy, _launches(setup) * processor.launch)
-    gathered = _overlapped(slowest, _micro_communication(setup, processor))
-    streamed = _overlapped(gathered, _micro_offload(setup, processor))
+    gathered = _overlapped(slowest, _micro_communication(setup, processor), SHARED)
+    streamed = _overlapped(gathered, _micro_offload(setup, processor), SHARED)
     micro = work | {"launches": slowest - busy, "communication": gathered - slowest, "offload": streamed - gathered}
     parts = {name: seconds * setup.accumulation for name, seconds in micro.items()}
     parts["optimizer"] = _optimizer(setup, processor) + STEP_SECONDS
@@ -123,10 +130,11 @@ def _interval(seconds: float, rates: Rates) -> Interval:
     return Interval(low=mid / wide, mid=mid, high=mid * wide)
 
 
-def _overlapped(one: float, other: float) -> float:
+def _overlapped(one: float, other: float, sharp: float | None = None) -> float:
     """Seconds of two things that run side by side: a little more than the longer one."""
     longer = max(one, other)
-    return longer and longer * ((one / longer) ** SHARP + (other / longer) ** SHARP) ** (1 / SHARP)
+    sharp = sharp or SHARP
+    return longer and longer * ((one / longer) ** sharp + (other / longer) ** sharp) ** (1 / sharp)
 
 
 def _passes(setup: Setup, training: bool) -> int:
@@ -169,32 +177,40 @@ def _attention(setup: Setup, processor: Processor, passes: int, training: bool) 
     """Seconds of one layer's attention."""
     architecture, length = setup.architecture, setup.length
     width = architecture.heads * architecture.head_dim
-    rate = processor.rate(setup.compute) * processor.efficiency
+    # flash attention casts to 16 bits; the other kernels compute in what they are given
+    dtype = setup.compute if setup.attention == "flash" else _stream(setup)
+    rate = processor.rate(dtype) * processor.efficiency
     if setup.attention == "eager":
         scores = setup.micro_batch * architecture.heads * length**2
         products = 4 * scores * architecture.head_dim / rate
-        return (products + _moved(EAGER_BYTES * scores, processor)) * (passes + 2 * training)
+        moved = EAGER_BYTES * scores * (1 + (BYTES[dtype] == 4)) ** 0.5
+        return (products + _moved(moved, processor)) * (passes + 2 * training)
     window = min(length, architecture.window or length)
     seen = window * (1 - window / (2 * length))
     if setup.attention == "sdpa" and setup.padded:
-        operations, share = 4 * length * width * setup.tokens, MASKED_SHARE
+        operations, share = 4 * length * width * setup.tokens, processor.attention * MASKED_SHARE
     else:
-        operations, share = 4 * seen * width * setup.tokens, FLASH_SHARE
+        old = 1.0 if setup.profile.flash == 2 else FIRST_FLASH
+        operations, share = 4 * seen * width * setup.tokens, processor.attention * old
     return operations * (passes + 2.5 * training) / (rate * share)
+
+
+def _stream(setup: Setup) -> Dtype:
+    """What the layers hand on: fp32 under PEFT's preparation for k-bit training, whose layers return what they are given."""
+    return setup.profile.residual or setup.compute
 
 
 def _elementwise_bytes(setup: Setup) -> float:
     """Bytes that one token moves in one layer's forward pass outside of products and attention."""
     one = setup.architecture
     fused = setup.profile.fused_layer
-    stream = BYTES[setup.profile.residual or setup.compute]
-    here = BYTES[setup.compute]
+    stream = BYTES[_stream(setup)]
     queries_keys = (one.heads + one.kv_heads) * one.head_dim
     # unfused RMSNorm: cast up, square, mean, multiply, cast down, weight; nn.LayerNorm is one kernel
-    norm = (2 if fused or one.norm == "layer" else 18) * stream
-    rotary = 0 if one.positions else (2 if fused else 10) * here
+    norm = (2 if fused or one.norm == "layer" else RMS) * stream
+    rotary = 0 if one.positions else (2 if fused else 10) * stream
     inner = one.intermediate * one.experts_used
-    activation = (3 if fused else 5) * inner * here if one.gated else 2 * inner * here
+    activation = (3 if fused else 5) * inner * stream if one.gated else 2 * inner * stream
     return one.norms * norm * one.hidden + rotary * queries_keys + activation + 6 * one.hidden * stream
 
 
@@ -264,14 +280,19 @@ def _trained_bytes(setup: Setup) -> float:
 
 
 def _optimizer(setup: Setup, processor: Processor) -> float:
-    """Seconds of the optimizer itself."""
+    """Seconds of the optimizer itself: it reads and writes weights and state, and reads gradients twice to clip them."""
     shards = setup.devices if setup.sharding in {"fsdp", "zero1", "zero2", "zero3"} else 1
-    passes = next((n for name, n in OPTIMIZER_PASSES.items() if setup.optimizer == name), 9.0)
-    moved = _trained_bytes(setup) * passes / shards
+    trained = _trained_bytes(setup)
+    width = trained / setup.trainable if setup.trainable else 0.0
+    known = kept(setup.optimizer)
+    state = (known.states * width + known.fixed) * setup.trainable
+    moved = (4 * trained + 2 * state + FOREACH * known.temporary * trained) / shards
     if setup.offload:
         return moved / HOST_BANDWIDTH
-    if "paged" in setup.optimizer:
-        return _moved(moved, processor) + 2 * _trained_bytes(setup) / processor.link
+    if known.paged and processor.memory_bytes:
+        resident = _weight_bytes(setup) + state + RESERVE
+        evicted = min(state, max(0.0, resident - processor.memory_bytes))
+        return _moved(moved, processor) + 2 * evicted / processor.link
     return _moved(moved, processor)
 
 
