@@ -459,9 +459,8 @@ class _Forecasts:
         """The trial's forecast; None, and one warning, where none can be made."""
         if self.forecaster is None:
             return None
-        controls = trial.controls.model_copy(update={"train": trial.training})
         try:
-            return self.forecaster.trial(trial.model_copy(update={"controls": controls}))
+            return self.forecaster.trial(trial)
         except Exception as error:  # whatever is wrong with a forecast, the trial can still be run
             self._warn(f"no forecast for {trial.label}", error)
             return None
