@@ -414,32 +414,28 @@ def _shows_room(record: Record, trial: Trial) -> bool:
 
 
 def _does_not_fit(job: Job, forecast: Forecast) -> Record:
-    """The record of a trial that is not run."""
-    return Record(
+    """The record of a trial that is not run: what it needs, what there is, and the nearest thing that may fit."""
+    record = Record(
         trial=job.trial,
         trial_id=job.trial.id,
         attempt=job.attempt,
         question_id=job.question_id,
         status="does_not_fit",
-        detail=_needs(job, forecast),
         started_at=datetime.now(UTC),
         seconds=0.0,
         environment=environment.describe(),
         forecast=forecast,
     )
+    smaller = job.trial.training.smaller if record.goes_on else None
+    nearest = f"micro_batch {smaller}, tried next" if smaller else f"harness plan {job.folder / 'study.yaml'}"
+    return record.model_copy(update={"detail": f"{_needs(forecast)}; nearest: {nearest}, or --run-anyway"})
 
 
-def _needs(job: Job, forecast: Forecast) -> str:
-    """What the trial needs, what there is, and the nearest thing that may fit."""
+def _needs(forecast: Forecast) -> str:
     need = forecast.process_bytes or forecast.allocated_bytes
     has = forecast.device_bytes or psutil.virtual_memory().total
-    smaller = job.trial.training.smaller
-    if job.trial.method != "none" and smaller is not None:
-        nearest = f"nearest: micro_batch {smaller}, tried next"
-    else:
-        nearest = f"nearest: harness plan {job.folder / 'study.yaml'}"
     low, mid, high, there = (f"{value / 2**30:.1f}" for value in (need.low, need.mid, need.high, has))
-    return f"needs {mid} GiB [{low}, {high}], {forecast.device} has {there}; {nearest}, or --run-anyway"
+    return f"needs {mid} GiB [{low}, {high}], {forecast.device} has {there}"
 
 
 def _first(arm: Arm) -> dict[str, Scalar]:

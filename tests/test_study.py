@@ -475,6 +475,15 @@ def test_what_a_refused_run_needs_and_what_comes_next_is_said(tmp_path: Path, ma
     assert [mb for _, _, mb, _ in rungs(outcome)] == [16, 8, 4, 2, 1, 1]
 
 
+def test_what_a_smaller_micro_batch_cannot_mend_is_not_tried_at_one(tmp_path: Path, make_spec: MakeSpec) -> None:
+    class Evaluated(Foretold):
+        def trial(self, trial: Trial) -> Forecast:
+            return super().trial(trial).model_copy(update={"peak_phase": "evaluation"})
+
+    outcome = study(make_spec(), tmp_path, MadeUp(), forecaster=Evaluated())
+    assert rungs(outcome) == [("search", 0, 16, "does_not_fit")] * 2
+
+
 def test_run_anyway_runs_what_is_forecast_not_to_fit_also_later(tmp_path: Path, make_spec: MakeSpec) -> None:
     hopeless = Foretold(each=200)
     first = study(make_spec(), tmp_path, MadeUp(), forecaster=hopeless)
