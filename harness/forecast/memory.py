@@ -92,11 +92,10 @@ def weights(setup: Setup) -> dict[str, int]:
     shape = setup.architecture
     rest = shape.embedding_parameters + shape.small_parameters
     if setup.quantized:
-        linear = shape.linear_parameters * setup.weight_bits / 8
-        other = rest * BYTES[setup.profile.rest or setup.compute]
+        width, rest_width = setup.weight_bits / 8, float(BYTES[setup.profile.rest or setup.compute])
     else:
-        width = trained_width(setup) if setup.full else setup.weight_bits / 8
-        linear, other = shape.linear_parameters * width, rest * width
+        width = rest_width = trained_width(setup) if setup.full else setup.weight_bits / 8
+    linear, other = shape.linear_parameters * width, rest * rest_width
     share = _share(setup, "weights")
     parts = {"linear layers": round(linear / share), "embeddings, head, norms": round(other / share)}
     if setup.adapter is not None:
