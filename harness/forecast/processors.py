@@ -14,6 +14,8 @@ from harness.spec import Value, read_yaml
 
 GIB = 2**30
 TABLE = Path(__file__).with_name("processors.yaml")
+PLAIN_EFFICIENCY = 0.7
+"""The same as `efficiency` without tensor cores, whose power limits do not bind."""
 USABLE = 0.98
 """Share of the memory that is sold which PyTorch may use, on cards that are not in the table (in it: 0.92 to 0.99)."""
 
@@ -32,9 +34,9 @@ class Processor(Value):
     """Dense operations per second by dtype: fp32, tf32, bf16, fp16, int8, fp8."""
     efficiency: float = 0.75
     """Share of `flops` that large matrix products keep up over minutes: power limits are in it."""
-    attention: float = 0.6
+    attention: float = 0.75
     """Share of the rate of large products that flash attention reaches over forward and backward."""
-    launch: float = 12e-6
+    launch: float = 16e-6
     """Seconds that the host needs per operation."""
     per_hour: float | None = None
     """Rental price in US dollars; what a study's own `prices.per_hour` overrides it."""
@@ -48,8 +50,10 @@ class Processor(Value):
     """Why its times or its memory are uncertain, in words."""
 
     def rate(self, dtype: str) -> float:
-        """Dense operations per second in a dtype that it may lack: bf16 without hardware for it runs as fp32."""
-        return self.flops.get(dtype, self.flops["fp32"])
+        """Operations per second that large products keep up in a dtype; one that the card lacks runs as fp32."""
+        if dtype == "fp32" or dtype not in self.flops:
+            return self.flops["fp32"] * max(self.efficiency, PLAIN_EFFICIENCY)
+        return self.flops[dtype] * self.efficiency
 
 
 class Card(Value):
@@ -61,12 +65,12 @@ class Card(Value):
     bandwidth_gb_s: float = Field(gt=0)
     tflops: dict[Literal["fp32", "tf32", "bf16", "fp16", "int8", "fp8"], float]
     efficiency: float = Field(0.75, gt=0, le=1)
-    attention: float = Field(0.6, gt=0, le=1)
+    attention: float = Field(0.75, gt=0, le=1)
     per_hour: float | None = Field(None, ge=0)
     context_gb: float = Field(0.5, ge=0)
     link_gb_s: float = Field(25, gt=0)
     fabric_gb_s: float = Field(25, gt=0)
-    launch_us: float = Field(12, gt=0)
+    launch_us: float = Field(16, gt=0)
     typical_of: tuple[float, ...] = ()
 
     def processor(self) -> Processor:

@@ -20,30 +20,30 @@ MEMORY_SHARE = 0.8
 """Of the bandwidth, what streaming kernels reach."""
 MASKED_SHARE = 0.6
 """Of flash attention's rate, what SDPA's memory-efficient kernel reaches with a mask; it also computes the masked half."""
-FIRST_FLASH = 0.55
+FIRST_FLASH = 0.5
 """Rate of the first generation of flash attention over that of the second."""
 RMS = 18.0
 """Reads and writes of an unfused RMSNorm: cast up, square, mean, multiply, cast down, weight."""
-EAGER_BYTES = 32
+EAGER_BYTES = 26
 """Bytes moved per score and pass by unfused attention: scale, mask, softmax in fp32, casts, dropout."""
-OPERATIONS_BACKWARD = 1.5
+OPERATIONS_BACKWARD = 1.7
 """Launches of a layer's backward pass over those of its forward pass."""
 STEP_SECONDS = 0.01
 """Host time of an optimizer step beside the micro-batches: the trainer, clipping, logging."""
-SHARP = 4.0
+SHARP = 2.5
 """How fully what can overlap does: the exponent of the norm that stands between a sum (1) and a maximum."""
-SHARED = 1.5
+SHARED = 1.3
 """The same for communication, which takes cores and bandwidth from what it runs beside."""
 NODE = 8
 """GPUs of one machine; between machines `BETWEEN_NODES` bytes per second and GPU."""
-BETWEEN_NODES = 20e9
+BETWEEN_NODES = 24e9
 HOST_BANDWIDTH = 20e9
 """Bytes per second and process at which the host updates weights that live in its memory."""
 DISK = 1.5e9
 """Bytes per second from a warm disk to the device, safetensors."""
 QUANTIZE = {"nf4": 1.5e9, "fp4": 1.5e9, "int8": 2e9}
 """Weights per second that are quantized while a model is loaded; others come quantized."""
-DEQUANTIZE_BYTES = {"nf4": 11.0, "fp4": 11.0, "int8": 8.0, "gptq": 22.0, "hqq": 16.0, "awq": 16.0}
+DEQUANTIZE_BYTES = {"nf4": 9.0, "fp4": 9.0, "int8": 8.0, "gptq": 18.0, "hqq": 16.0, "awq": 16.0}
 """Bytes of bandwidth that rebuilding one weight is worth. nf4: 130 to 165 G weights/s on an A100 with 1.56 TB/s."""
 FOREACH = 4
 """Reads and writes of a copy of the weights that an optimizer makes while it steps: torch's `foreach`."""
@@ -149,7 +149,7 @@ def _product(one: Linear, setup: Setup, processor: Processor, dtype: str) -> flo
     wide = BYTES[dtype] if dtype in BYTES else 2
     moved = wide * (min(one.copies, rows) * one.inputs * one.outputs + rows * (one.inputs + one.outputs))
     operations = 2 * rows * one.inputs * one.outputs
-    return operations / (processor.rate(dtype) * processor.efficiency) + _moved(moved, processor)
+    return operations / processor.rate(dtype) + _moved(moved, processor)
 
 
 def _moved(count: float, processor: Processor) -> float:
@@ -179,12 +179,11 @@ def _attention(setup: Setup, processor: Processor, passes: int, training: bool) 
     width = architecture.heads * architecture.head_dim
     # flash attention casts to 16 bits; the other kernels compute in what they are given
     dtype = setup.compute if setup.attention == "flash" else _stream(setup)
-    rate = processor.rate(dtype) * processor.efficiency
+    rate = processor.rate(dtype)
     if setup.attention == "eager":
         scores = setup.micro_batch * architecture.heads * length**2
         products = 4 * scores * architecture.head_dim / rate
-        moved = EAGER_BYTES * scores * (1 + (BYTES[dtype] == 4)) ** 0.5
-        return (products + _moved(moved, processor)) * (passes + 2 * training)
+        return (products + _moved(EAGER_BYTES * scores, processor)) * (passes + 2 * training)
     window = min(length, architecture.window or length)
     seen = window * (1 - window / (2 * length))
     if setup.attention == "sdpa" and setup.padded:
@@ -220,7 +219,7 @@ def _adapters(setup: Setup, processor: Processor, passes: int, training: bool) -
         return 0.0
     exact = setup.adapter_dtype == "fp32" and not setup.profile.autocast
     here = 4 if exact else BYTES[setup.compute]
-    rate = processor.rate("fp32" if exact else setup.compute) * processor.efficiency
+    rate = processor.rate("fp32" if exact else setup.compute)
     fused, dropout = setup.profile.fused_layer, setup.adapter.dropout > 0
     seconds = 0.0
     for one in setup.targets:
