@@ -1,7 +1,7 @@
 """What a run is computed on: a GPU by name from a table that can be edited, or this machine's CPU."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -14,8 +14,11 @@ from harness.spec import Value, read_yaml
 
 GIB = 2**30
 TABLE = Path(__file__).with_name("processors.yaml")
+MAKERS = frozenset({"nvidia", "amd", "geforce", "tesla", "instinct", "corporation"})
 PLAIN_EFFICIENCY = 0.7
 """The same as `efficiency` without tensor cores, whose power limits do not bind."""
+NAMELESS_SPREAD = 0.7
+"""Cards of one size differ up to four times in speed."""
 USABLE = 0.98
 """Share of the memory that is sold which PyTorch may use, on cards that are not in the table (in it: 0.92 to 0.99)."""
 
@@ -46,6 +49,8 @@ class Processor(Value):
     """Bytes per second to the host."""
     fabric: float = 25e9
     """Bytes per second to a neighbour GPU."""
+    spread: float = 0.0
+    """What its rates may be wrong by before a run on it was measured: half-width of the 90 % interval of their log."""
     doubts: tuple[str, ...] = ()
     """Why its times or its memory are uncertain, in words."""
 
@@ -96,14 +101,15 @@ CPU = Processor(
     name="cpu",
     kind="cpu",
     memory_bytes=None,
-    bandwidth=8e9,
-    flops={"fp32": 60e9},
+    bandwidth=30e9,
+    flops={"fp32": 120e9},
     efficiency=0.75,
     launch=10e-6,
     context_bytes=0,
+    spread=0.8,
     doubts=("rates of a CPU differ several times between machines; one measured trial settles them",),
 )
-"""One core, which is what a trial gets (`launchers/local.py`): about what AVX2 servers reach."""
+"""One core, which is what a trial gets (`launchers/local.py`): what a server with AVX-512 reached on the embedded model."""
 
 
 def find(name: str) -> Processor:
@@ -125,7 +131,7 @@ def find(name: str) -> Processor:
     if found is None:
         raise SpecError(
             f"no GPU {name!r}; {did_you_mean(name, known())}",
-            "or give its size, such as '24 GB', or a YAML file with the keys of an entry of harness/forecast/processors.yaml",
+            "or give its size, such as '24 GB', or a YAML file with the keys of an entry of forecast/processors.yaml",
         )
     return found.processor()
 
@@ -148,6 +154,7 @@ def nameless(gigabytes: float) -> Processor:
             "name": f"{gigabytes:g} GB",
             "memory_bytes": round(gigabytes * GIB * USABLE),
             "per_hour": None,
+            "spread": NAMELESS_SPREAD,
             "doubts": (f"only the size is known: times are those of a {typical.name}",),
         }
     )
@@ -186,11 +193,8 @@ def _keys(card: Card) -> Iterator[str]:
 
 def _key(name: str) -> str:
     """A name without what people and drivers add or leave out: maker, spaces, dashes, case."""
-    words: Iterable[str] = re.findall(r"[a-z]+|\d+", name.lower())
-    plain = "".join(
-        word for word in words if word not in {"nvidia", "amd", "geforce", "tesla", "instinct", "corporation"}
-    )
-    return plain.removeprefix("rtx")
+    words = re.findall(r"[a-z]+|\d+", name.lower())
+    return "".join(word for word in words if word not in MAKERS).removeprefix("rtx")
 
 
 def _read(path: Path) -> Card:
