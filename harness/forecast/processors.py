@@ -109,7 +109,7 @@ CPU = Processor(
     spread=0.8,
     doubts=("rates of a CPU differ several times between machines; one measured trial settles them",),
 )
-"""One core, which is what a trial gets (`launchers/local.py`): what a server with AVX-512 reached on the embedded model."""
+"""One core, which is what a trial gets (`launchers/local.py`): as a server with AVX-512 ran the embedded model."""
 
 
 def find(name: str) -> Processor:
