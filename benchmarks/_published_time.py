@@ -21,11 +21,15 @@ class TimeRow:
     source: str
     """The publisher: the unit that is weighted equally."""
     stack: tuple[str, ...]
-    """What shares one calibration row: the publisher's table, its software settings, GPU, method and kind of sharding."""
+    """What shares one calibration row: a publisher's table, its software settings, GPU, method and sharding."""
 
 
 def time_of(row: Row) -> TimeRow | str:
-    """The measured time of a row, or why it cannot be forecast."""
+    """The measured time of a row, or why it cannot be forecast.
+
+    Software as the sources state it: torch.compile fuses what surrounds products; llm-foundry's benchmark script runs
+    the first flash attention, in Triton (`--attn_impl`, default `triton`, in its submit_benchmarks.py).
+    """
     if row["tokens_per_s"] is None and row["time_h"] is None:
         return "no time was measured"
     setup = setup_of(row)
@@ -39,8 +43,9 @@ def time_of(row: Row) -> TimeRow | str:
     processor = processor_of(row)
     if isinstance(processor, str):
         return processor
-    if _compiled(row):
-        setup = setup.model_copy(update={"profile": setup.profile.model_copy(update={"fused_layer": True})})
+    profile = setup.profile.model_copy(update={"fused_layer": setup.profile.fused_layer or _compiled(row),
+                                               "flash": 1 if "llm-foundry" in str(row["source"]) else 2})  # fmt: skip
+    setup = setup.model_copy(update={"profile": profile})
     seconds = setup.tokens * setup.accumulation / _tokens_per_second_of_a_device(row, setup)
     return TimeRow(setup, processor, seconds, publisher(row), stack_of(row, setup))
 

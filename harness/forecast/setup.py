@@ -34,6 +34,8 @@ class Profile(Value):
     """Fused kernels for norms, rotary embedding and the MLP's activation (Liger, Unsloth, fms)."""
     holds_logits: bool = False
     """The training loop holds the model's outputs, and so the logits, through the backward pass."""
+    flash: Literal[1, 2] = 2
+    """Generation of the flash kernel: the first reaches about half the rate of the second (arXiv:2307.08691)."""
     keeps_quantized_input: bool = False
     """bitsandbytes before 0.43.2 kept the input of every 4-bit layer for backward (bitsandbytes#1270)."""
     shards_upcast: bool = True
