@@ -27,6 +27,8 @@ class Meter:
     """Most bytes held within a phase."""
     recording: bool = True
     """Whether operations are kept for backward."""
+    weightless: bool = False
+    """New tensors take no bytes: what follows is not computed, only noted."""
 
     def change(self, size: int, component: str) -> None:
         self.live += size
@@ -54,7 +56,7 @@ class Meter:
 
     def tensor(self, elements: int, width: int) -> "Tensor":
         """A new tensor of `elements` numbers of `width` bytes."""
-        return Tensor(_Storage(self, elements * width, self.component), elements, width)
+        return Tensor(_Storage(self, 0 if self.weightless else elements * width, self.component), elements, width)
 
     def scratch(self, size: int) -> None:
         """Hold `size` bytes and let go of them."""
@@ -111,15 +113,21 @@ _order = count()
 
 
 class Node:
-    """One recorded operation. What its function captures is what it has saved."""
+    """One recorded operation: how to get gradients for its inputs, and the tensors it holds until then."""
 
-    __slots__ = ("backward", "context", "edges", "order", "phase")
+    __slots__ = ("attributes", "backward", "edges", "order", "phase", "saved")
 
-    def __init__(self, edges: "Sequence[Node | None]", backward: Backward, phase: str | None = None) -> None:
-        self.edges, self.order, self.phase = tuple(edges), float(next(_order)), phase
-        self.backward: Backward | None = backward
-        self.context: list[Tensor] = []
-        """Tensors held as plain attributes, which PyTorch drops with the graph and not when the node has run."""
+    def __init__(
+        self,
+        edges: "Sequence[Node | None]",
+        backward: Backward,
+        saved: Sequence[Tensor | None] = (),
+        phase: str = "",
+    ) -> None:
+        self.edges, self.order, self.backward, self.phase = tuple(edges), float(next(_order)), backward, phase
+        self.saved = [one.kept() for one in saved if one is not None]
+        self.attributes: list[Tensor] = []
+        """Tensors that are not saved but plain attributes: PyTorch drops them with the graph, not after the node."""
 
 
 class Leaf(Node):
@@ -139,10 +147,22 @@ class Leaf(Node):
         return ()
 
 
-def record(out: Tensor, inputs: Sequence[Tensor], backward: Backward) -> Tensor:
-    """Note an operation, unless no input needs a gradient. `backward` gives a gradient (or None) per input."""
-    if out.meter.recording and any(one.flows for one in inputs):
-        out.node = Node([one.node for one in inputs], backward, out.meter.phase)
+def record(
+    out: Tensor,
+    inputs: Sequence[Tensor | Leaf | None],
+    backward: Backward,
+    saved: Sequence[Tensor | None] = (),
+) -> Tensor:
+    """Note an operation, unless no input needs a gradient.
+
+    Args:
+        inputs: tensors, and weights by their leaf (None: frozen).
+        backward: gives a gradient (or None) per input. It captures sizes, never tensors.
+        saved: what its backward reads.
+    """
+    edges = [one.node if isinstance(one, Tensor) else one for one in inputs]
+    if out.meter.recording and any(edge is not None for edge in edges):
+        out.node = Node(edges, backward, saved, out.meter.phase)
     return out
 
 
@@ -173,10 +193,8 @@ def run_backward(root: Node, grad: Tensor, on_node: Callable[[Node], None] | Non
 
 
 def _run(node: Node, buffers: dict[Node, Tensor]) -> list[Tensor | None]:
-    assert node.backward is not None
     grads = list(node.backward(buffers.pop(node)))
-    if not isinstance(node, Leaf):
-        node.backward = None  # what it has saved is free from here
+    node.saved.clear()
     return grads
 
 
