@@ -13,7 +13,7 @@ from typing import Literal
 
 from harness.forecast.architecture import Linear
 from harness.forecast.setup import BYTES, Setup
-from harness.forecast.tape import Leaf, Meter, Node, Tensor, record, run_backward
+from harness.forecast.tape import Checkpoint, Leaf, Meter, Node, Tensor, record, run_backward
 from harness.record import TensorBytes
 
 Device = Literal["cpu", "cuda"]
@@ -303,11 +303,8 @@ class Step:
         out = self.meter.tensor(self.tokens * self.one.hidden, table.width)
         if self.setup.checkpointing and table.leaf is None:
             out.node = Leaf()  # enable_input_require_grads: it collects a gradient that nobody reads
-        out = (
-            record(out, [table.leaf], lambda grad: [grad.meter.tensor(table.elements, table.width)])
-            if (table.leaf)
-            else out
-        )
+        else:
+            out = record(out, [table.leaf], lambda grad: [grad.meter.tensor(table.elements, table.width)])
         return out if self.setup.profile.residual is None else self.cast(out, BYTES[self.setup.profile.residual])
 
     def places(self, width: int) -> "_Places":
@@ -329,26 +326,25 @@ class Step:
         with meter.without_recording():
             out = self.layer(block, hidden, places)
         with meter.inside("checkpoints"):
-            state = meter.tensor(GENERATOR_STATE[self.device], 1)
-        saved = [hidden.kept(), state]
+            saved = [hidden.kept(), meter.tensor(GENERATOR_STATE[self.device], 1)]
 
-        def backward(grad: Tensor) -> Sequence[Tensor]:
-            start = Leaf()
-            saved[0].node = start
+        def again(below: Node | None) -> Node:
+            kept, spare = saved[0], meter.tensor(GENERATOR_STATE[self.device], 1)
+            kept.node = below
+            kept = record(kept.kept(), [kept], lambda grad: [grad.kept()], saved[1:])
             # it stops where the last tensor has been saved; what comes after is not computed again
             self.stop = None if self.one.norms > 2 or self.adapted_by_dora else block.outward
             with meter.inside("recomputed"):
-                root = self.layer(block, saved[0], places).node
+                root = self.layer(block, kept, places).node
             self.stop, meter.weightless = None, False
             self.leave_autocast()
             saved.clear()
+            del spare, kept
             assert root is not None
-            run_backward(root, grad.kept())
-            assert start.grad is not None
-            return [start.grad]
+            return root
 
-        out = record(out, [hidden], backward)
-        if out.node is not None:
+        if meter.recording:
+            out.node = Checkpoint(hidden.node, again, meter.phase)
             out.node.attributes += self.escaped  # no hook of checkpointing sees them
         self.escaped.clear()
         return out
@@ -364,28 +360,30 @@ class Step:
     def layer(self, block: "_Block", hidden: Tensor, places: "_Places") -> Tensor:
         """LlamaDecoderLayer and its kin: with norms after the sublayers too (Gemma 2), or one norm before both (Phi)."""
         meter, norms = self.meter, block.norms
+        residual = hidden
         with meter.inside("norms"):
-            inner = normal = self.norm(hidden, norms[0])
+            hidden = normal = self.norm(hidden, norms[0])
         with meter.inside("attention"):
-            inner = self.attention(block, inner, places)
+            hidden = self.attention(block, hidden, places)
         if len(norms) == 1:
             with meter.inside("mlp"):
-                return self.add(self.add(inner, self.mlp(block, normal)), hidden)
+                return self.add(self.add(hidden, self.mlp(block, normal)), residual)
         del normal
         if len(norms) == 4:
             with meter.inside("norms"):
-                inner = self.norm(inner, norms[1])
+                hidden = self.norm(hidden, norms[1])
         with meter.inside("attention"):
-            hidden = self.add(hidden, inner)
+            hidden = self.add(residual, hidden)
+        residual = hidden
         with meter.inside("norms"):
-            inner = self.norm(hidden, norms[-2 if len(norms) == 4 else -1])
+            hidden = self.norm(hidden, norms[-2 if len(norms) == 4 else -1])
         with meter.inside("mlp"):
-            inner = self.mlp(block, inner)
+            hidden = self.mlp(block, hidden)
         if len(norms) == 4:
             with meter.inside("norms"):
-                inner = self.norm(inner, norms[3])
+                hidden = self.norm(hidden, norms[3])
         with meter.inside("mlp"):
-            return self.add(hidden, inner)
+            return self.add(residual, hidden)
 
     def norm(self, x: Tensor, weight: Weight) -> Tensor:
         if self.one.norm == "layer" or self.setup.profile.fused_layer:
@@ -406,7 +404,7 @@ class Step:
         statistics = x.meter.tensor(numbers * (x.elements // weight.elements), 4)
 
         def backward(grad: Tensor) -> Sequence[Tensor | None]:
-            return [grad.like(), weight.leaf and grad.meter.tensor(weight.elements, weight.width)]
+            return [grad.like(), grad.meter.tensor(weight.elements, weight.width) if weight.leaf else None]
 
         return record(x.like(), [x, weight.leaf], backward, [x, statistics])
 
@@ -483,7 +481,7 @@ class Step:
 
         through = matrix if matrix is not None and matrix.flows else weight.leaf
         saved = [x if weight.leaf else None, matrix if flows else None]
-        return record(x.meter.tensor(rows * outputs, width), [x, through, bias and bias.leaf], backward, saved)
+        return record(x.meter.tensor(rows * outputs, width), [x, through, bias.leaf if bias else None], backward, saved)
 
     def cast_weight(self, weight: Weight) -> Tensor | None:
         """What autocast multiplies with: a trained weight's cast is cached, a frozen one's is made at every use."""
@@ -566,9 +564,10 @@ class Step:
             base = self.matmul(dropped, Weight(elements, x.width), each.outputs)
             if base.node is not None and dense is not None:
                 base.node.saved.append(dense.kept())
-        first, second = self.scale(base, magnitude), self.times(self.scale(high, magnitude))
+        columns = meter.tensor(3 * each.outputs, x.width)  # the norm, the magnitude over it, and that minus 1
+        first, second = self.scale(base, magnitude, columns), self.times(self.scale(high, magnitude, columns))
         update = self.add(first, second)
-        del high, first, second, base, held, dense
+        del high, first, second, base, held, dense, columns
         return self.cast(self.add(out, update), width)
 
     def dropout(self, x: Tensor) -> Tensor:
@@ -774,7 +773,7 @@ class Step:
 
         return record(x.like(), [x, factors], backward, [x, factors])
 
-    def scale(self, x: Tensor, weight: Weight) -> Tensor:
+    def scale(self, x: Tensor, weight: Weight, columns: Tensor | None = None) -> Tensor:
         """Multiply by one number per column, trained or frozen."""
         flows, before = x.flows, x.width
 
@@ -784,7 +783,7 @@ class Step:
             mine = grad.meter.tensor(weight.elements, weight.width) if whole else None
             return [own, mine]
 
-        saved = [x if weight.leaf else None]
+        saved = [x if weight.leaf else None, columns]
         return record(x.like(max(x.width, weight.width)), [x, weight.leaf], backward, saved)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:

@@ -147,6 +147,16 @@ class Leaf(Node):
         return ()
 
 
+class Checkpoint(Node):
+    """A part that is computed again when its backward begins, and whose nodes then take this one's place."""
+
+    __slots__ = ("again",)
+
+    def __init__(self, edge: Node | None, again: "Callable[[Node | None], Node]", phase: str) -> None:
+        super().__init__([edge], lambda grad: [grad], (), phase)
+        self.again = again
+
+
 def record(
     out: Tensor,
     inputs: Sequence[Tensor | Leaf | None],
@@ -177,6 +187,15 @@ def run_backward(root: Node, grad: Tensor, on_node: Callable[[Node], None] | Non
         node = heapq.heappop(ready)[2]
         if on_node is not None:
             on_node(node)
+        if isinstance(node, Checkpoint):
+            inner = node.again(node.edges[0])
+            for each, edges in _dependencies(inner, node.edges[0]).items():
+                waiting[each] = waiting.get(each, 0) + edges
+            if node.edges[0] is not None:
+                waiting[node.edges[0]] -= 1
+            buffers[inner] = buffers.pop(node)
+            heapq.heappush(ready, (-inner.order, next(ties), inner))
+            continue
         grads = _run(node, buffers)
         for edge in node.edges:
             new = grads.pop(0)
@@ -206,7 +225,8 @@ def _sum(old: Tensor, new: Tensor) -> Tensor:
     return old.like(max(old.width, new.width))
 
 
-def _dependencies(root: Node) -> dict[Node, int]:
+def _dependencies(root: Node, until: Node | None = None) -> dict[Node, int]:
+    """How many nodes below `root` give a gradient to each; those below `until` are not looked at."""
     found: dict[Node, int] = {root: 0}
     stack = [root]
     while stack:
@@ -214,6 +234,7 @@ def _dependencies(root: Node) -> dict[Node, int]:
             if edge is not None:
                 if edge not in found:
                     found[edge] = 0
-                    stack.append(edge)
+                    if edge is not until:
+                        stack.append(edge)
                 found[edge] += 1
     return found
