@@ -332,6 +332,8 @@ class Step:
             kept, spare = saved[0], meter.tensor(GENERATOR_STATE[self.device], 1)
             kept.node = below
             kept = record(kept.kept(), [kept], lambda grad: [grad.kept()], saved[1:])
+            # the gradient of what the adapter adds needs nothing that was saved: it is there already
+            scaled = meter.tensor(kept.elements, kept.width) if block.outward.a is not None else None
             # it stops where the last tensor has been saved; what comes after is not computed again
             self.stop = None if self.one.norms > 2 or self.adapted_by_dora else block.outward
             with meter.inside("recomputed"):
@@ -339,7 +341,7 @@ class Step:
             self.stop, meter.weightless = None, False
             self.leave_autocast()
             saved.clear()
-            del spare, kept
+            del spare, kept, scaled
             assert root is not None
             return root
 
@@ -628,7 +630,7 @@ class Step:
 
     def sdpa(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Flash kernels: on a GPU only without a mask, else its memory-efficient one, which keeps the same tensors."""
-        if mask is not None:
+        if mask is not None and self.one.kv_heads > 1:  # a single head is repeated without a copy
             key, value = self.repeat(key), self.repeat(value)
         if self.autocast:
             query, key, value = (self.cast(one, 2) for one in (query, key, value))
