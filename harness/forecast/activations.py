@@ -65,6 +65,11 @@ def layer_transient(setup: Setup, device: Device = "cpu") -> int:
     return found.peaks["last layer"] - found.began["last layer"]
 
 
+def layer_peak(setup: Setup, device: Device = "cpu") -> int:
+    """Most that is held while the backward pass goes through the last layer, what the others keep included."""
+    return _step(setup, device).peaks["last layer"]
+
+
 def logits(setup: Setup, device: Device = "cpu") -> int:
     """What head and loss need above what is kept for the layers, in forward or in backward."""
     found = _step(setup, device)
