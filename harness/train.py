@@ -224,7 +224,8 @@ def _measure_step(
     batch = {k: v.to(device) for k, v in batch.items()}
 
     def step() -> None:
-        with trainer.compute_loss_context_manager():
+        # the trainer wraps the model in autocast when training begins; the step that is measured computes like it
+        with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
             loss = trainer.compute_loss(model, dict(batch))
         loss.backward()
 
