@@ -19,7 +19,9 @@ def step(setup: Setup) -> Step:
     loss = _loss(setup)
     if setup.profile.stale_inputs and setup.quantized:
         # the last iteration's loss is rebound only after the next forward pass, and with it what bitsandbytes keeps
-        forward = 6 * setup.architecture.vocabulary * setup.tokens
+        shape = setup.architecture
+        head = 2 * shape.vocabulary * setup.tokens + 4 * shape.vocabulary * shape.hidden
+        forward = max(6 * shape.vocabulary * setup.tokens, head)
         stale = setup.architecture.layers * setup.tokens * _quantized_inputs(setup)
         stale += setup.tokens * (2 * setup.architecture.hidden + 4 * setup.architecture.vocabulary)
         loss = max(loss, forward + stale)
@@ -129,5 +131,3 @@ def _loss(setup: Setup) -> int:
 def _widths(setup: Setup) -> tuple[int, int, int, int]:
     shape = setup.architecture
     return shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.intermediate
-
-

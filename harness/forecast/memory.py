@@ -3,6 +3,8 @@
 A sum over all phases would be 10 to 60 % too high; leaving out the logits 30 to 50 % too low for large vocabularies.
 """
 
+import math
+
 from harness.forecast import activations, litgpt, torchtune
 from harness.forecast.losses import loss_bytes
 from harness.forecast.optimizers import kept
@@ -151,11 +153,15 @@ def optimizer_states(setup: Setup) -> int:
 
 def optimizer_copies(setup: Setup) -> int:
     """Temporary copies while a step is taken."""
+    if setup.profile.optimizer_in_backward:
+        return 0
     copies = kept(setup.optimizer).temporary * trained_width(setup)
     return round(setup.trainable * copies / _share(setup, "states"))
 
 
 def gradient_bytes(setup: Setup) -> int:
+    if setup.profile.optimizer_in_backward:
+        return 0  # those of one layer at a time, within its backward pass
     return round(setup.trainable * trained_width(setup) / _share(setup, "gradients"))
 
 
@@ -266,23 +272,24 @@ def unsharded(setup: Setup) -> dict[str, int]:
     shape = setup.architecture
     width = BYTES[setup.compute]
     layer = setup.weight_bits / 8 if setup.quantized else width
+    root = shape.embedding_parameters
+    if setup.profile.software == "torchtune":  # it wraps the embedding and the head apart
+        root = shape.vocabulary * shape.hidden
     layers = setup.profile.unsharded_layers + (1 if setup.full else 0)
-    return {
-        "unsharded weights": round(
-            width * shape.embedding_parameters + layers * layer * shape.linear_parameters / shape.layers
-        )
-    }
+    return {"unsharded weights": round(width * root + layers * layer * shape.linear_parameters / shape.layers)}
 
 
-def _share(setup: Setup, what: str) -> int:
-    """Over how many devices a part is split."""
+def _share(setup: Setup, what: str) -> float:
+    """Over how many devices a part is split; infinitely many where it lives in the host's memory."""
+    if setup.offload:
+        return math.inf
     split = {
         "fsdp": ("weights", "gradients", "states"),
         "zero3": ("weights", "gradients", "states"),
         "zero2": ("gradients", "states"),
         "zero1": ("states",),
     }
-    return setup.devices if what in split.get(setup.sharding, ()) else 1
+    return setup.devices if what in split.get(setup.sharding, ()) else 1.0
 
 
 def _widths(setup: Setup) -> tuple[int, int, int, int]:
