@@ -154,6 +154,7 @@ def profile_of(row: Row, shape: Architecture) -> Profile:
         return Profile(
             name="torchtune-0.4",
             software="torchtune",
+            unsharded_layers=2,  # FSDP2 gathers the next layer's ahead of time
             compiled=flags or "compile" in notes.lower(),
             optimizer_in_backward="optimizer_in_bwd" in str(row["optimizer"]),
             autocast=False,

@@ -275,7 +275,7 @@ def unsharded(setup: Setup) -> dict[str, int]:
     root = shape.embedding_parameters
     if setup.profile.software == "torchtune":  # it wraps the embedding and the head apart
         root = shape.vocabulary * shape.hidden
-    layers = setup.profile.unsharded_layers + (1 if setup.full else 0)
+    layers = max(setup.profile.unsharded_layers, 2) if setup.full else setup.profile.unsharded_layers
     return {"unsharded weights": round(width * root + layers * layer * shape.linear_parameters / shape.layers)}
 
 
