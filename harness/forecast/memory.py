@@ -3,9 +3,12 @@
 A sum over all phases would be 10 to 60 % too high; leaving out the logits 30 to 50 % too low for large vocabularies.
 """
 
+import math
+
+from harness.forecast import activations, litgpt, torchtune
 from harness.forecast.losses import loss_bytes
 from harness.forecast.optimizers import kept
-from harness.forecast.setup import BYTES, Setup
+from harness.forecast.setup import BYTES, Setup, Step
 from harness.record import Interval
 from harness.spec import Dtype, Value
 
@@ -48,27 +51,32 @@ class Memory(Value):
 
 
 def memory(setup: Setup, card: int | None = None, context: int = 500_000_000) -> Memory:
-    """Memory of a run on a card of `card` bytes (None: unlimited) whose CUDA context takes `context` bytes."""
+    """Memory of a run on a card of `card` bytes (None: unlimited) whose CUDA context takes `context` bytes.
+
+    A run of this project's own stack is counted tensor by tensor (`activations.py`); others, whose operations are not
+    known one by one, follow the closed forms below with the profile of their software.
+    """
+    step = one_step(setup)
     shape = setup.architecture
-    static, states = weights(setup), optimizer_states(setup)
     gradients = gradient_bytes(setup)
-    steady = static | {"optimizer": states}
-    kept_whole = {"gradients": gradients} if setup.accumulation > 1 or not setup.full else {}
-    saved, hump = saved_bytes(setup), layer_bytes(setup)
+    steady = weights(setup) | {"optimizer": 0 if setup.profile.peaks_first else optimizer_states(setup)}
+    before = setup.accumulation > 1 or not setup.full
+    kept_whole = {"gradients": gradients} if before and not setup.profile.peaks_first else {}
     extra = unsharded(setup) | {"attention mask": mask(setup)}
     held = {"logits": logit_width(setup) * shape.vocabulary * setup.tokens} if setup.profile.holds_logits else {}
+    of_backward = steady | extra
     phases = (
         Phase(
             name="start of backward",
-            components=steady | kept_whole | extra | {"activations": saved, "logits and loss": logits(setup)},
+            components=of_backward | kept_whole | {"activations": step.saved, "logits and loss": step.loss},
         ),
         Phase(
             name="backward of a layer",
-            components=steady | kept_whole | extra | held | {"activations": saved, "one layer": hump},
+            components=of_backward | kept_whole | held | {"activations": step.saved, "one layer": step.layer},
         ),
         Phase(
             name="end of backward",
-            components=steady | {"gradients": gradients} | extra | held | {"one layer": hump},
+            components=of_backward | held | {"gradients": gradients, "one layer": step.end},
         ),
         Phase(
             name="optimizer step",
@@ -77,6 +85,39 @@ def memory(setup: Setup, card: int | None = None, context: int = 500_000_000) ->
     )
     reserved = _reserved(setup, phases, card, context)
     return Memory(phases=phases, reserved=reserved, process=_process(setup, reserved, context))
+
+
+def one_step(setup: Setup) -> Step:
+    """One forward and backward pass, as the software of the run does it."""
+    if setup.profile.software == "litgpt":
+        return litgpt.step(setup)
+    if setup.profile.software == "torchtune":
+        return torchtune.step(setup)
+    return counted(setup) if is_counted(setup) else closed_form(setup)
+
+
+def is_counted(setup: Setup) -> bool:
+    """Whether `activations.py` knows every operation of the run."""
+    plain = setup.architecture.experts == 1 and setup.checkpointing != "offloaded"
+    return setup.profile.software == "harness" and plain and setup.sharding in {"none", "ddp"}
+
+
+def counted(setup: Setup) -> Step:
+    """One pass of this project's own stack on a GPU, tensor by tensor."""
+    saved = sum(activations.retained(setup, "cuda").values())
+    peak = activations.step_peak(setup, "cuda")
+    return Step(
+        saved=saved,
+        loss=activations.logits(setup, "cuda"),
+        layer=activations.layer_peak(setup, "cuda") - saved,
+        end=max(0, peak - max(saved, activations.gradients(setup))),
+    )
+
+
+def closed_form(setup: Setup) -> Step:
+    """One pass by component, from the formulas that published runs bear out."""
+    layer = layer_bytes(setup)
+    return Step(saved=saved_bytes(setup), loss=logits(setup), layer=layer, end=layer)
 
 
 def trained_width(setup: Setup) -> int:
@@ -90,13 +131,15 @@ def trained_width(setup: Setup) -> int:
 def weights(setup: Setup) -> dict[str, int]:
     """Bytes of the base and of what is added to it, as they stay on one device."""
     shape = setup.architecture
-    rest = shape.embedding_parameters + shape.small_parameters
+    linears, rest = shape.linear_parameters, shape.embedding_parameters + shape.small_parameters
     if setup.quantized:
-        linear = shape.linear_parameters * setup.weight_bits / 8
-        other = rest * BYTES[setup.profile.rest or setup.compute]
+        width, rest_width = setup.weight_bits / 8, float(BYTES[setup.profile.rest or setup.compute])
+        if setup.profile.quantizes_head:
+            head = shape.vocabulary * shape.hidden
+            rest, linears = rest - head, linears + head
     else:
-        width = trained_width(setup) if setup.full else setup.weight_bits / 8
-        linear, other = shape.linear_parameters * width, rest * width
+        width = rest_width = trained_width(setup) if setup.full else setup.weight_bits / 8
+    linear, other = linears * width, rest * rest_width
     share = _share(setup, "weights")
     parts = {"linear layers": round(linear / share), "embeddings, head, norms": round(other / share)}
     if setup.adapter is not None:
@@ -110,11 +153,15 @@ def optimizer_states(setup: Setup) -> int:
 
 def optimizer_copies(setup: Setup) -> int:
     """Temporary copies while a step is taken."""
+    if setup.profile.optimizer_in_backward:
+        return 0
     copies = kept(setup.optimizer).temporary * trained_width(setup)
     return round(setup.trainable * copies / _share(setup, "states"))
 
 
 def gradient_bytes(setup: Setup) -> int:
+    if setup.profile.optimizer_in_backward:
+        return 0  # those of one layer at a time, within its backward pass
     return round(setup.trainable * trained_width(setup) / _share(setup, "gradients"))
 
 
@@ -166,8 +213,8 @@ def layer_bytes(setup: Setup) -> int:
 def residual(setup: Setup) -> Dtype:
     """Dtype of the residual stream.
 
-    torch.autocast computes LayerNorm in fp32, and bitsandbytes' layers answer in the dtype they are given: together they
-    make the stream fp32.
+    torch.autocast computes LayerNorm in fp32, and bitsandbytes' layers answer in the dtype they are given: together
+    they make the stream fp32.
     """
     if setup.profile.residual is not None:
         return setup.profile.residual
@@ -225,23 +272,24 @@ def unsharded(setup: Setup) -> dict[str, int]:
     shape = setup.architecture
     width = BYTES[setup.compute]
     layer = setup.weight_bits / 8 if setup.quantized else width
-    layers = setup.profile.unsharded_layers + (1 if setup.full else 0)
-    return {
-        "unsharded weights": round(
-            width * shape.embedding_parameters + layers * layer * shape.linear_parameters / shape.layers
-        )
-    }
+    root = shape.embedding_parameters
+    if setup.profile.software == "torchtune":  # it wraps the embedding and the head apart
+        root = shape.vocabulary * shape.hidden
+    layers = max(setup.profile.unsharded_layers, 2) if setup.full else setup.profile.unsharded_layers
+    return {"unsharded weights": round(width * root + layers * layer * shape.linear_parameters / shape.layers)}
 
 
-def _share(setup: Setup, what: str) -> int:
-    """Over how many devices a part is split."""
+def _share(setup: Setup, what: str) -> float:
+    """Over how many devices a part is split; infinitely many where it lives in the host's memory."""
+    if setup.offload:
+        return math.inf
     split = {
         "fsdp": ("weights", "gradients", "states"),
         "zero3": ("weights", "gradients", "states"),
         "zero2": ("gradients", "states"),
         "zero1": ("states",),
     }
-    return setup.devices if what in split.get(setup.sharding, ()) else 1
+    return setup.devices if what in split.get(setup.sharding, ()) else 1.0
 
 
 def _widths(setup: Setup) -> tuple[int, int, int, int]:
@@ -290,7 +338,7 @@ class Allocator(Value):
 
 
 FIXED = Allocator(low=0.04, mid=0.45, high=1.2, needs=1.05)
-"""Segments of fixed size, batches of one length: freed blocks wait for a request of their size. From 200 published runs."""
+"""Segments of fixed size, batches of one length: freed blocks wait for a request of that size. From 200 runs."""
 VARIED = Allocator(low=0.15, mid=1.7, high=3.9, needs=1.05)
 """The same with batches of many lengths: every length leaves blocks of its own behind."""
 EXPANDABLE = Allocator(low=0.0, mid=0.08, high=0.4, needs=1.02)
@@ -310,7 +358,7 @@ def _allocator(setup: Setup) -> Allocator:
 
 
 def _reserved(setup: Setup, phases: tuple[Phase, ...], card: int | None, context: int) -> Interval:
-    """Held by the allocator. Where a card has room nothing makes it give blocks back, so more is held than is needed."""
+    """Held by the allocator. Where a card has room nothing makes it give blocks back, so it holds more than needed."""
     peak = max(phases, key=lambda phase: phase.total)
     share = _allocator(setup)
     blocks = max(phase.components.get(name, 0) for phase in phases for name in ("logits and loss", "one layer"))
