@@ -1,5 +1,6 @@
 """From a study to its forecasts: what each arm and trial will need on a given machine, and whether it fits."""
 
+import contextlib
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +10,8 @@ from typing import Any, cast
 import psutil
 
 from harness import plugins, workload
-from harness.forecast import activations, catalogue, time
+from harness.errors import SpecError
+from harness.forecast import activations, catalogue, processors, time
 from harness.forecast.memory import Memory, Phase, memory, weights
 from harness.forecast.processors import Processor
 from harness.forecast.setup import BYTES, HARNESS, Setup
@@ -228,7 +230,7 @@ class Forecaster:
         used = same or [r for r in self._known if r.train is not None]
         if not used:
             return COLD
-        key = tuple(r.trial_id for r in used)
+        key = _kind(trial) if same else ()
         if key not in self._calibrations:
             source = f"{len(used)} run{'s' if len(used) > 1 else ''} on {self.processor.name}" + (
                 "" if same else " of other arms"
@@ -239,6 +241,7 @@ class Forecaster:
 
     @cached_property
     def _calibrations(self) -> dict[tuple[str, ...], Rates]:
+        """By method and quantization; under the empty key that of all runs together."""
         return {}
 
     def _as_run(self, record: Record) -> Setup:
@@ -309,11 +312,14 @@ def _step_seconds(record: Record) -> float:
 
 
 def _ran_on(record: Record, processor: Processor) -> bool:
-    """Whether a run was on such a processor: a GPU by its name, or a CPU."""
+    """Whether a run was on such a processor: a GPU that goes by the same name in the table, or a CPU."""
     gpus = record.environment.get("gpus") or []
     if record.trial.controls.device == "cpu" or not gpus:
         return processor.kind == "cpu"
-    return processor.kind == "cuda" and str(gpus[0].get("name")).split() == processor.name.split()
+    name = str(gpus[0].get("name"))
+    with contextlib.suppress(SpecError):  # not in the table: by its own name
+        name = processors.find(name).name
+    return name == processor.name
 
 
 def _one_stack(records: Sequence[Record]) -> list[Record]:
