@@ -21,14 +21,14 @@ class TimeRow:
     source: str
     """The publisher: the unit that is weighted equally."""
     stack: tuple[str, ...]
-    """What shares one calibration row: the publisher's table, its software settings, GPU, method and kind of sharding."""
+    """What shares one calibration row: a publisher's table, its software settings, GPU, method and sharding."""
 
 
 def time_of(row: Row) -> TimeRow | str:
     """The measured time of a row, or why it cannot be forecast.
 
-    Software as the sources state it: torch.compile fuses what surrounds products; llm-foundry's benchmark script runs the
-    first flash attention, in Triton (`--attn_impl`, default `triton`, in its submit_benchmarks.py).
+    Software as the sources state it: torch.compile fuses what surrounds products; llm-foundry's benchmark script runs
+    the first flash attention, in Triton (`--attn_impl`, default `triton`, in its submit_benchmarks.py).
     """
     if row["tokens_per_s"] is None and row["time_h"] is None:
         return "no time was measured"

@@ -2,10 +2,10 @@
 
     python benchmarks/forecast_accuracy.py measurements.csv [--rows] [--json FILE]
 
-The table has one row per measured run: source, model, method, base_bits, optimizer, lora_rank, lora_targets, micro_batch,
-grad_accum, seq_len, grad_checkpointing, attention, packing, precision, n_gpus, sharding, gpu, peak_mem_gb, mem_kind,
-tokens_per_s, time_h, notes, peak_mem_alt_gb, mem_alt_kind, loss_kernel, quality. Sources weigh the same, however many rows
-they have. A row that cannot be forecast is counted with its reason.
+The table has one row per measured run: source, model, method, base_bits, optimizer, lora_rank, lora_targets,
+micro_batch, grad_accum, seq_len, grad_checkpointing, attention, packing, precision, n_gpus, sharding, gpu, peak_mem_gb,
+mem_kind, tokens_per_s, time_h, notes, peak_mem_alt_gb, mem_alt_kind, loss_kernel, quality. Sources weigh the same,
+however many rows they have. A row that cannot be forecast is counted with its reason.
 """
 
 import argparse
@@ -91,18 +91,15 @@ def main() -> None:
     points, verdicts, reasons = memory_points(rows)
     cold, warm, time_reasons = time_points(rows)
     if arguments.rows:
-        for point in points + cold:
-            print(f"{point.row} {point.kind:10} {point.method:8} {point.forecast:10.4g} {point.measured:10.4g} "
-                  f"{point.error:+7.1%} {'' if point.inside is None else 'inside' if point.inside else 'OUTSIDE'}")  # fmt: skip
+        print_rows(points + cold)
     figures: dict[str, Any] = {}
     print(f"{len(rows)} rows of {len({publisher(r) for r in rows})} sources")
-    for title, chosen in (("fit", [p for p in points if p.family == "fit"]),
-                          ("check", [p for p in points if p.family == "check"]), ("all", points)):  # fmt: skip
-        print(f"\nMemory, {title} rows (GB; the errors of a source count the same as those of any other)")
-        figures[f"memory {title}"] = table(chosen)
-    print("\nFits the card or not")
-    figures["verdicts"] = verdict_table(verdicts)
-    print("\nSeconds per step, cold (by source)")
+    for family in ("fit", "check"):
+        print(f"\nMemory, {family} rows")
+        figures[f"memory {family}"] = table([p for p in points if p.family == family])
+    print("\nMemory, all rows")
+    figures["memory"] = table(points)
+    print("\nSeconds per step, cold")
     figures["time cold"] = table(cold)
     print("\nSeconds per step, one calibration row per stack")
     figures["time calibrated"] = table(warm)
@@ -111,8 +108,43 @@ def main() -> None:
         for reason, count in why.most_common():
             print(f"  {what}: {count:4} {reason}")
     figures["not forecast"] = {"memory": dict(reasons), "time": dict(time_reasons)}
+    print("\nFits the card or not")
+    figures["verdicts"] = verdict_table(verdicts)
+    print("\nIn short, every source weighing the same")
+    figures["in short"] = in_short(points, cold, warm)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1))
+
+
+def print_rows(points: Iterable[Point]) -> None:
+    for point in points:
+        inside = "" if point.inside is None else "inside" if point.inside else "OUTSIDE"
+        print(
+            f"{point.row} {point.kind:10} {point.method:8} {point.forecast:10.4g} {point.measured:10.4g} "
+            f"{point.error:+7.1%} {inside}"
+        )
+
+
+def in_short(points: Sequence[Point], cold: Sequence[Point], warm: Sequence[Point]) -> dict[str, Any]:
+    """The figures that the forecast is held to."""
+    exact = [p for p in points if p.kind == "allocated" and p.quality == "A"]
+    held = [p for p in points if p.kind in {"reserved", "process"}]
+    chosen = {
+        "allocated (A), fit rows": [p for p in exact if p.family == "fit"],
+        "allocated (A), check rows": [p for p in exact if p.family == "check"],
+        "allocated (A)": exact,
+        "reserved and process": held,
+        "time, cold": cold,
+        "time, one calibration row per stack": warm,
+    }
+    found = {name: errors(some) for name, some in chosen.items() if some}
+    for name, line in found.items():
+        inside = "" if line["inside"] is None else f", {line['inside']:.1%} inside the 90 % interval"
+        print(
+            f"  {name:38}n {line['n']:4}, sources {line['sources']}: MAPE {line['mape']:.2%}, "
+            f"median {line['median']:.2%}, p95 {line['p95']:.2%}, worst {line['worst']:.1%}{inside}"
+        )
+    return found
 
 
 def read(path: Path) -> list[Row]:
@@ -139,10 +171,10 @@ def memory_points(rows: Iterable[Row]) -> tuple[list[Point], list[Verdict], Coun
             continue
         card, context = card_of(row), context_of(row)
         found = memory(setup, card, context)
-        if row["quality"] == "OOM" or any(KINDS[k] in {"reserved", "process"} for k, _ in measured):
-            if card is not None:
-                share = needed(setup, found, context) / card
-                verdicts.append(Verdict(str(row["row_id"]), publisher(row), row["quality"] != "OOM", share))
+        known = row["quality"] == "OOM" or any(KINDS[k] in {"reserved", "process"} for k, _ in measured)
+        if known and card is not None:
+            share = needed(setup, found, context) / card
+            verdicts.append(Verdict(str(row["row_id"]), publisher(row), row["quality"] != "OOM", share))
         if row["quality"] != "OOM":
             points += [_memory_point(row, KINDS[k], v, found) for k, v in measured]
     return points, verdicts, reasons
@@ -176,8 +208,14 @@ def time_points(rows: Iterable[Row]) -> tuple[list[Point], list[Point], Counter[
 def _time_point(row: Row, one: TimeRow, rates: time.Rates) -> Point:
     interval = time.step(one.setup, one.processor, rates)
     inside = interval.low <= one.seconds_per_step <= interval.high
-    family = "fit" if any(part in str(row["source"]) for part in FIT) else "check"
-    return Point(str(row["row_id"]), one.source, family, str(row["method"]), one.source, "time", one.seconds_per_step, interval.mid, inside)  # fmt: skip
+    return Point(
+        str(row["row_id"]), one.source, _family(row), str(row["method"]), one.source, "time", one.seconds_per_step,
+        interval.mid, inside,
+    )  # fmt: skip
+
+
+def _family(row: Row) -> str:
+    return "fit" if any(part in str(row["source"]) for part in FIT) else "check"
 
 
 def card_of(row: Row) -> int | None:
@@ -199,23 +237,24 @@ def _memory_point(row: Row, kind: str, measured: float, found: Memory) -> Point:
 
 
 def _point(row: Row, kind: str, measured: float, forecast: float, inside: bool | None) -> Point:
-    family = "fit" if any(part in str(row["source"]) for part in FIT) else "check"
-    return Point(str(row["row_id"]), publisher(row), family, str(row["method"]), str(row["quality"]), kind, measured, forecast, inside)  # fmt: skip
+    return Point(
+        str(row["row_id"]), publisher(row), _family(row), str(row["method"]), str(row["quality"]), kind, measured,
+        forecast, inside,
+    )  # fmt: skip
 
 
 def table(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Print and return the errors by kind and quality, and by method within."""
-    print(
-        f"  {'kind':22}{'method':16}{'sources':>8}{'n':>5}{'MAPE':>8}{'median':>8}{'p95':>8}{'worst':>8}{'in 90 %':>9}"
-    )
+    """Print and return the errors by kind and quality (times: by source), and by method within."""
+    head = ("sources", "n", "MAPE", "median", "p95", "worst", "in 90 %")
+    print(f"  {'kind':32}{'method':16}" + "".join(f"{name:>9}" for name in head))
     lines = []
     for group in (lambda p: (f"{p.kind} ({p.quality})", ""), lambda p: (f"{p.kind} ({p.quality})", p.method)):
         for key, some in sorted(grouped(points, group).items()):
             lines.append({"kind": key[0], "method": key[1] or "all"} | errors(some))
     for line in sorted(lines, key=lambda x: (x["kind"], x["method"] != "all", x["method"])):
+        numbers = "".join(f"{line[name]:9.2%}" for name in ("mape", "median", "p95", "worst"))
         inside = "" if line["inside"] is None else f"{line['inside']:9.1%}"
-        print(f"  {line['kind']:22}{line['method']:16}{line['sources']:8}{line['n']:5}"
-              f"{line['mape']:8.2%}{line['median']:8.2%}{line['p95']:8.2%}{line['worst']:8.1%}{inside}")  # fmt: skip
+        print(f"  {line['kind']:32}{line['method']:16}{line['sources']:9}{line['n']:9}{numbers}{inside}")
     return lines
 
 
@@ -224,7 +263,8 @@ def errors(points: Sequence[Point]) -> dict[str, Any]:
     sources = Counter(p.source for p in points)
     weighted = sorted((abs(p.error), 1 / sources[p.source] / len(sources)) for p in points)
     judged = [p for p in points if p.inside is not None]
-    inside = Counter(p.source for p in judged)
+    per_source = Counter(p.source for p in judged)
+    inside = sum(bool(p.inside) / per_source[p.source] for p in judged) / len(per_source) if judged else None
     return {
         "sources": len(sources),
         "n": len(points),
@@ -232,8 +272,8 @@ def errors(points: Sequence[Point]) -> dict[str, Any]:
         "median": quantile(weighted, 0.5),
         "p95": quantile(weighted, 0.95),
         "worst": weighted[-1][0],
-        "inside": sum(p.inside / inside[p.source] for p in judged if p.inside is not None) / len(inside) if judged else None,
-    }  # fmt: skip
+        "inside": inside,
+    }
 
 
 def quantile(weighted: Sequence[tuple[float, float]], share: float) -> float:
@@ -251,8 +291,10 @@ def verdict_table(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     right = [v for v in judged if v.right]
     fitted = sum(v.fitted for v in judged)
     rate = len(right) / len(judged) if judged else math.nan
-    print(f"  {len(right)} of {len(judged)} right ({rate:.1%}): {fitted} that fitted, {len(judged) - fitted} that did not; "
-          f"{len(verdicts) - len(judged)} within {BAND:.0%} of the card are not judged")  # fmt: skip
+    print(
+        f"  {len(right)} of {len(judged)} right ({rate:.1%}): {fitted} that fitted, {len(judged) - fitted} that did "
+        f"not; {len(verdicts) - len(judged)} within {BAND:.0%} of the card are not judged"
+    )
     for wrong in (v for v in judged if not v.right):
         print(
             f"  wrong: {wrong.row} {'fitted' if wrong.fitted else 'did not fit'}, needs {wrong.share:.0%} of the card"

@@ -16,8 +16,10 @@ GB = 1e9
 
 
 def full(**changes: object) -> Setup:
-    known = dict(architecture=MISTRAL, full=True, weight_bits=16, micro_batch=4, length=4096, checkpointing=True,
-                 attention="flash", padded=False, profile=PUBLISHED)  # fmt: skip
+    known: dict[str, object] = {
+        "architecture": MISTRAL, "full": True, "weight_bits": 16, "micro_batch": 4, "length": 4096,
+        "checkpointing": True, "attention": "flash", "padded": False, "profile": PUBLISHED,
+    }  # fmt: skip
     return Setup.model_validate({**known, **changes})
 
 
@@ -112,7 +114,7 @@ def test_eager_attention_writes_down_its_scores() -> None:
 
 @pytest.mark.parametrize(("batch", "at_least", "below"), [(4, 7, 10), (8, 11, 13), (16, 16, 19), (32, 25, 30)])
 def test_the_four_memory_figures_that_this_project_started_from(batch: int, at_least: float, below: float) -> None:
-    """"less than 10 GB; batch size 8/16/32 will use over 11/16/25 GB": TRL's sft.py of summer 2023 on Llama 2 7B.
+    """Less than 10 GB, and over 11, 16 and 25 GB at batch 8, 16 and 32: TRL's sft.py of summer 2023 on Llama 2 7B.
 
     Its defaults of then: fp4 without double quantization, what is not quantized and the residual stream in fp32, LoRA
     of rank 64 on queries and values, 512 tokens (almost every conversation is longer), checkpointing.

@@ -71,7 +71,9 @@ def main() -> None:
     try:
         for length in options.lengths:
             for checkpointing in (True, False):
-                spec = study(options, model, long_rows(scratch / f"rows-{length}.jsonl", length), length, checkpointing, on_gpu)
+                spec = study(
+                    options, model, long_rows(scratch / f"rows-{length}.jsonl", length), length, checkpointing, on_gpu
+                )
                 forecaster = Forecaster(spec, processor)
                 folder = Store(options.out).open(spec).folder
                 for trial in trials(spec, on_gpu):
@@ -79,7 +81,10 @@ def main() -> None:
                     job = Job(trial=trial, question_id=spec.question_id, folder=folder.absolute(), forecast=expected)
                     record = launcher.run(job, lambda event: None)
                     name = f"{trial.arm} {length} {'checkpointing' if checkpointing else 'all kept'}"
-                    print(f"{name}: {record.status} in {record.seconds:.0f} s; forecast to fit: {expected.fits}", flush=True)
+                    print(
+                        f"{name}: {record.status} in {record.seconds:.0f} s; forecast to fit: {expected.fits}",
+                        flush=True,
+                    )
                     lines += compared(name, record, options.steps)
     finally:
         launcher.stop()
@@ -140,11 +145,16 @@ def compared(name: str, record: Record, steps: int) -> Iterator[Line]:
 
 
 def line(name: str, record: Record, what: str, interval: Interval, measured: float, unit: float) -> Line:
-    return Line(name, record.status, what, interval.low / unit, interval.mid / unit, interval.high / unit, measured / unit)
+    return Line(
+        name, record.status, what, interval.low / unit, interval.mid / unit, interval.high / unit, measured / unit
+    )
 
 
 def table(lines: list[Line], processor: str) -> str:
-    rows = [f"{processor}: GB, seconds per step", f"{'configuration':34}{'what':10}{'forecast [90 %]':>26}{'measured':>10}{'error':>8}"]
+    rows = [
+        f"{processor}: GB, seconds per step",
+        f"{'configuration':34}{'what':10}{'forecast [90 %]':>26}{'measured':>10}{'error':>8}",
+    ]
     for each in lines:
         interval = f"{each.mid:.3g} [{each.low:.3g}, {each.high:.3g}]"
         mark = "" if each.inside else "  outside"
@@ -152,7 +162,9 @@ def table(lines: list[Line], processor: str) -> str:
     for what in dict.fromkeys(each.what for each in lines):
         some = [each for each in lines if each.what == what]
         mape = sum(abs(each.error) for each in some) / len(some)
-        rows.append(f"{what}: n {len(some)}, mean error {mape:.1%}, inside {sum(e.inside for e in some)} of {len(some)}")
+        rows.append(
+            f"{what}: n {len(some)}, mean error {mape:.1%}, inside {sum(e.inside for e in some)} of {len(some)}"
+        )
     return "\n".join(rows)
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from harness.forecast.architecture import Linear
 from harness.forecast.setup import BYTES, Setup
-from harness.forecast.tape import Leaf, Meter, Node, Tensor, record, run_backward
+from harness.forecast.tape import Checkpoint, Leaf, Meter, Node, Tensor, record, run_backward
 from harness.record import TensorBytes
 
 Device = Literal["cpu", "cuda"]
@@ -63,6 +63,11 @@ def layer_transient(setup: Setup, device: Device = "cpu") -> int:
     checkpointing the layer computed again."""
     found = _step(setup, device)
     return found.peaks["last layer"] - found.began["last layer"]
+
+
+def layer_peak(setup: Setup, device: Device = "cpu") -> int:
+    """Most that is held while the backward pass goes through the last layer, what the others keep included."""
+    return _step(setup, device).peaks["last layer"]
 
 
 def logits(setup: Setup, device: Device = "cpu") -> int:
@@ -182,6 +187,7 @@ class _Projection:
     bias: Weight | None
     a: Weight | None
     b: Weight | None
+    magnitude: Weight | None
 
 
 @dataclass(eq=False)
@@ -221,6 +227,11 @@ class Step:
         self.batch, self.length = self.setup.micro_batch, self.setup.length
         self.base = _rest(self.setup)
         self.autocast = self.setup.profile.autocast and self.setup.compute != "fp32"
+        self.adapted_by_dora = self.setup.adapter is not None and self.setup.adapter.dora
+        self.stop: _Projection | None = None
+        """The linear layer at which computing a layer again may end."""
+        self.escaped: list[Tensor] = []
+        """What a layer under checkpointing holds on to all the same."""
         self.embedding = self._weight(one.vocabulary * one.hidden)
         self.head = self.embedding if one.tied else self._weight(one.vocabulary * one.hidden)
         self.final_norm = self._weight(one.hidden)
@@ -242,12 +253,13 @@ class Step:
         return _Block(found[:inward], found[inward], found[inward + 1 : -1], found[-1], norms, half)
 
     def _projection(self, each: Linear) -> _Projection:
-        a = b = None
+        a = b = magnitude = None
         if self.setup.adapter is not None and each in self.setup.targets:
             rank, width = self.setup.adapter.rank, BYTES[self.setup.adapter_dtype]
             a, b = Weight(rank * each.inputs, width, Leaf()), Weight(rank * each.outputs, width, Leaf())
+            magnitude = Weight(each.outputs, width, Leaf()) if self.adapted_by_dora else None
         bias = self._weight(each.outputs) if each.bias else None
-        return _Projection(each, self._weight(each.inputs * each.outputs), bias, a, b)
+        return _Projection(each, self._weight(each.inputs * each.outputs), bias, a, b, magnitude)
 
     # the course of a step
 
@@ -294,10 +306,10 @@ class Step:
     def embed(self) -> Tensor:
         table = self.embedding
         out = self.meter.tensor(self.tokens * self.one.hidden, table.width)
-        if table.leaf is not None:
-            out.node = Node([table.leaf], lambda grad: [grad.meter.tensor(table.elements, table.width)], "embedding")
-        elif self.setup.checkpointing:
+        if self.setup.checkpointing and table.leaf is None:
             out.node = Leaf()  # enable_input_require_grads: it collects a gradient that nobody reads
+        else:
+            out = record(out, [table.leaf], lambda grad: [grad.meter.tensor(table.elements, table.width)])
         return out if self.setup.profile.residual is None else self.cast(out, BYTES[self.setup.profile.residual])
 
     def places(self, width: int) -> "_Places":
@@ -316,28 +328,32 @@ class Step:
     def checkpointed(self, block: "_Block", hidden: Tensor, places: "_Places") -> Tensor:
         """torch.utils.checkpoint without reentry: the layer is computed again when its backward begins."""
         meter = self.meter
-        phase = meter.phase
         with meter.without_recording():
             out = self.layer(block, hidden, places)
         with meter.inside("checkpoints"):
-            state = [meter.tensor(GENERATOR_STATE[self.device], 1)]
-        kept = hidden.kept()
+            saved = [hidden.kept(), meter.tensor(GENERATOR_STATE[self.device], 1)]
 
-        def backward(grad: Tensor) -> Sequence[Tensor]:
-            start = Leaf()
-            kept.node = start
+        def again(below: Node | None) -> Node:
+            kept, spare = saved[0], meter.tensor(GENERATOR_STATE[self.device], 1)
+            kept.node = below
+            kept = record(kept.kept(), [kept], lambda grad: [grad.kept()], saved[1:])
+            # the gradient of what the adapter adds needs nothing that was saved: it is there already
+            scaled = meter.tensor(kept.elements, kept.width) if block.outward.a is not None else None
+            # it stops where the last tensor has been saved; what comes after is not computed again
+            self.stop = None if self.one.norms > 2 or self.adapted_by_dora else block.outward
             with meter.inside("recomputed"):
                 root = self.layer(block, kept, places).node
+            self.stop, meter.weightless = None, False
             self.leave_autocast()
-            kept.node = None
+            saved.clear()
+            del spare, kept, scaled
             assert root is not None
-            run_backward(root, grad.kept())
-            state.clear()
-            assert start.grad is not None
-            return [start.grad]
+            return root
 
         if meter.recording:
-            out.node = Node([hidden.node], backward, phase)
+            out.node = Checkpoint(hidden.node, again, meter.phase)
+            out.node.attributes += self.escaped  # no hook of checkpointing sees them
+        self.escaped.clear()
         return out
 
     def leave_autocast(self) -> None:
@@ -351,28 +367,30 @@ class Step:
     def layer(self, block: "_Block", hidden: Tensor, places: "_Places") -> Tensor:
         """LlamaDecoderLayer and its kin: with norms after the sublayers too (Gemma 2), or one norm before both (Phi)."""
         meter, norms = self.meter, block.norms
+        residual = hidden
         with meter.inside("norms"):
-            inner = normal = self.norm(hidden, norms[0])
+            hidden = normal = self.norm(hidden, norms[0])
         with meter.inside("attention"):
-            inner = self.attention(block, inner, places)
+            hidden = self.attention(block, hidden, places)
         if len(norms) == 1:
             with meter.inside("mlp"):
-                return self.add(self.add(inner, self.mlp(block, normal)), hidden)
+                return self.add(self.add(hidden, self.mlp(block, normal)), residual)
         del normal
         if len(norms) == 4:
             with meter.inside("norms"):
-                inner = self.norm(inner, norms[1])
+                hidden = self.norm(hidden, norms[1])
         with meter.inside("attention"):
-            hidden = self.add(hidden, inner)
+            hidden = self.add(residual, hidden)
+        residual = hidden
         with meter.inside("norms"):
-            inner = self.norm(hidden, norms[-2 if len(norms) == 4 else -1])
+            hidden = self.norm(hidden, norms[-2 if len(norms) == 4 else -1])
         with meter.inside("mlp"):
-            inner = self.mlp(block, inner)
+            hidden = self.mlp(block, hidden)
         if len(norms) == 4:
             with meter.inside("norms"):
-                inner = self.norm(inner, norms[3])
+                hidden = self.norm(hidden, norms[3])
         with meter.inside("mlp"):
-            return self.add(hidden, inner)
+            return self.add(residual, hidden)
 
     def norm(self, x: Tensor, weight: Weight) -> Tensor:
         if self.one.norm == "layer" or self.setup.profile.fused_layer:
@@ -384,16 +402,18 @@ class Step:
         width = x.width
         x = self.cast(x, 4)
         root = self.rsqrt_mean(self.square(x), x.elements // weight.elements)
-        normal = self.mul_rows(x, root)
-        del x, root
-        normal = self.cast(normal, width)
-        return self.scale(normal, weight)
+        x = self.mul_rows(x, root)
+        del root
+        return self.scale(self.cast(x, width), weight)
 
     def fused_norm(self, x: Tensor, weight: Weight, numbers: int) -> Tensor:
         """Keeps its input and one or two fp32 numbers a row."""
-        rows = x.elements // weight.elements
-        kept = [x.kept(), x.meter.tensor(numbers * rows, 4)]
-        return record(x.like(), [x], lambda grad: [kept[0].like()])
+        statistics = x.meter.tensor(numbers * (x.elements // weight.elements), 4)
+
+        def backward(grad: Tensor) -> Sequence[Tensor | None]:
+            return [grad.like(), grad.meter.tensor(weight.elements, weight.width) if weight.leaf else None]
+
+        return record(x.like(), [x, weight.leaf], backward, [x, statistics])
 
     def attention(self, block: "_Block", x: Tensor, places: "_Places") -> Tensor:
         query, key, value = self.projected(block, x)
@@ -437,41 +457,38 @@ class Step:
 
     def linear(self, projection: "_Projection", x: Tensor) -> Tensor:
         """A linear layer, with its adapter where it has one."""
-        out = self.base_layer(projection, x)
-        if projection.a is None or projection.b is None:
+        plain = projection.a is None or projection.b is None
+        out = self.base_layer(projection, x, last=plain and self.stop is projection)
+        if plain:
             return out
         if self.setup.quantization in {"nf4", "fp4"} and self.setup.quantized:
             out = record(out.like(), [out], lambda grad: [grad.kept()])  # PEFT clones what comes from 4 bits
         with self.meter.inside("adapters"):
-            return self.lora(projection, x, out)
+            return self.dora(projection, x, out) if self.adapted_by_dora else self.lora(projection, x, out)
 
-    def base_layer(self, projection: "_Projection", x: Tensor) -> Tensor:
+    def base_layer(self, projection: "_Projection", x: Tensor, last: bool = False) -> Tensor:
         if self.setup.quantized:
-            return self.dequantized(projection, x)
-        return self.matmul(x, projection.weight, projection.linear.outputs, projection.bias)
+            return self.dequantized(projection, x, last)
+        return self.matmul(x, projection.weight, projection.linear.outputs, projection.bias, last)
 
-    def matmul(self, x: Tensor, weight: Weight, outputs: int, bias: Weight | None = None) -> Tensor:
+    def matmul(self, x: Tensor, weight: Weight, outputs: int, bias: Weight | None = None, last: bool = False) -> Tensor:
         """`F.linear` with a dense weight: what autocast casts, and what each gradient needs."""
         rows = x.elements // (weight.elements // outputs)
+        matrix = self.cast_weight(weight)
         if self.autocast:
             x = self.cast(x, 2)
-        matrix = self.cast_weight(weight)
-        out = x.meter.tensor(rows * outputs, x.width)
+        self.meter.weightless |= last
         inputs, width, flows = x.elements, x.width, x.flows
-        kept = x.kept() if weight.leaf else None
-        against = matrix.kept() if matrix and flows else None
 
         def backward(grad: Tensor) -> Sequence[Tensor | None]:
-            _ = against
-            mine = grad.meter.tensor(weight.elements, width) if kept else None
+            mine = grad.meter.tensor(weight.elements, width) if weight.leaf else None
             own = grad.meter.tensor(inputs, width).viewed() if flows else None
             added = grad.meter.tensor(bias.elements, width) if bias and bias.leaf else None
             return [own, mine, added]
 
-        if out.meter.recording and (flows or weight.leaf):
-            through = matrix.node if matrix else weight.leaf
-            out.node = Node([x.node, through, bias.leaf if bias else None], backward, self.meter.phase)
-        return out
+        through = matrix if matrix is not None and matrix.flows else weight.leaf
+        saved = [x if weight.leaf else None, matrix if flows else None]
+        return record(x.meter.tensor(rows * outputs, width), [x, through, bias.leaf if bias else None], backward, saved)
 
     def cast_weight(self, weight: Weight) -> Tensor | None:
         """What autocast multiplies with: a trained weight's cast is cached, a frozen one's is made at every use."""
@@ -481,22 +498,23 @@ class Step:
             return weight.cast
         cast = self.meter.tensor(weight.elements, 2)
         if weight.leaf is not None:
-            if self.meter.recording:
-                cast.node = Node([weight.leaf], lambda grad: [grad.like(weight.width)], self.meter.phase)
-            weight.cast = cast
+            weight.cast = record(cast, [weight.leaf], lambda grad: [grad.like(weight.width)])
             self.casts.append(weight)
         return cast
 
-    def dequantized(self, projection: "_Projection", x: Tensor) -> Tensor:
+    def dequantized(self, projection: "_Projection", x: Tensor, last: bool = False) -> Tensor:
         """bitsandbytes: a dense copy of the weight, made in forward and again in backward, and freed at once."""
         elements, outputs = projection.weight.elements, projection.linear.outputs
         meter, width, inputs = self.meter, x.width, x.elements
-        scales = math.ceil(elements / BLOCK) if self.setup.quantization != "int8" and _nested(self.setup) else 0
-        held = meter.tensor(scales, 4), meter.tensor(scales, 4)  # the scales dequantized, and with their mean
-        held = (held[1],) * 2
+        int8 = self.setup.quantization == "int8"
+        scales = math.ceil(elements / BLOCK) if not int8 and _nested(self.setup) else 0
+        meter.weightless |= last  # it saves nothing
+        first = meter.tensor(scales, 4)  # dequantized, and with their mean
+        second = meter.tensor(scales, 4)
+        del first
         copy = meter.tensor(elements, width)
         out = meter.tensor(inputs // projection.linear.inputs * outputs, width)
-        del copy, held
+        del copy, second
 
         def backward(grad: Tensor) -> Sequence[Tensor]:
             meter.scratch(4 * scales + elements * width)
@@ -506,36 +524,66 @@ class Step:
             return [own]
 
         out = record(out, [x], backward)
-        keeps = self.setup.quantization == "int8" and self.device == "cpu"  # MatMul8bitFp: an attribute, not saved
-        if out.node is not None and (keeps or self.setup.profile.keeps_quantized_input):
-            out.node.context.append(x.kept())
+        # on a CPU MatMul8bitFp keeps its input as an attribute, which lives as long as the graph
+        if (int8 and self.device == "cpu") or self.setup.profile.keeps_quantized_input:
+            if out.node is not None and self.setup.checkpointing is False:
+                out.node.attributes.append(x.kept())
+            elif not meter.recording:
+                self.escaped.append(x.kept())
         return out
 
     def lora(self, projection: "_Projection", x: Tensor, out: Tensor) -> Tensor:
         """result + lora_B(lora_A(dropout(x))) * scaling"""
-        assert self.setup.adapter is not None and projection.a is not None and projection.b is not None
         width = out.width
+        assert projection.a is not None
         x = self.cast(x, projection.a.width)
-        if self.setup.adapter.dropout:
-            x = self.dropout(x)
-        low = self.matmul(x, projection.a, self.setup.adapter.rank)
-        high = self.matmul(low, projection.b, projection.linear.outputs)
-        del x, low
-        high = self.times(high)
+        high = self.times(self.low_rank(projection, self.dropout(x)))
         if self.setup.quantized:
             high = self.cast(high, width)
         return self.cast(self.add(out, high), width)
 
+    def low_rank(self, projection: "_Projection", x: Tensor) -> Tensor:
+        assert self.setup.adapter is not None
+        assert projection.a is not None
+        assert projection.b is not None
+        low = self.matmul(x, projection.a, self.setup.adapter.rank)
+        return self.matmul(low, projection.b, projection.linear.outputs, last=self.stop is projection)
+
+    def dora(self, projection: "_Projection", x: Tensor, out: Tensor) -> Tensor:
+        """(m / norm - 1) * base(x) + m / norm * lora(x) * scaling: both products keep what the magnitude multiplies.
+
+        The norm is that of the merged weight, whose update is lora(identity).
+        """
+        assert self.setup.adapter is not None
+        assert projection.a is not None
+        assert projection.magnitude is not None
+        meter, magnitude, width = self.meter, projection.magnitude, out.width
+        each, elements = projection.linear, projection.weight.elements
+        x = self.cast(x, projection.a.width)
+        dropped = self.dropout(x)
+        held = [meter.tensor(each.inputs**2, x.width), meter.tensor(each.inputs * self.setup.adapter.rank, x.width)]
+        held.append(meter.tensor(elements, x.width))
+        dense = meter.tensor(elements, x.width) if self.setup.quantized or self.base != x.width else None
+        meter.scratch(2 * elements * x.width)
+        high = self.low_rank(projection, dropped)
+        base = out
+        if self.setup.adapter.dropout:  # the base's result of what dropout has left
+            base = self.matmul(dropped, Weight(elements, x.width), each.outputs)
+            if base.node is not None and dense is not None:
+                base.node.saved.append(dense.kept())
+        columns = meter.tensor(3 * each.outputs, x.width)  # the norm, the magnitude over it, and that minus 1
+        first, second = self.scale(base, magnitude, columns), self.times(self.scale(high, magnitude, columns))
+        update = self.add(first, second)
+        del high, first, second, base, held, dense, columns
+        return self.cast(self.add(out, update), width)
+
     def dropout(self, x: Tensor) -> Tensor:
         """On a CPU the noise is a tensor in the input's dtype, on a GPU a byte each."""
+        assert self.setup.adapter is not None
+        if not self.setup.adapter.dropout:
+            return x
         noise = x.like(x.width if self.device == "cpu" else 1)
-        kept = noise.kept() if x.flows else None
-
-        def backward(grad: Tensor) -> Sequence[Tensor]:
-            _ = kept
-            return [grad.like()]
-
-        return record(x.like(), [x], backward)
+        return record(x.like(), [x], lambda grad: [grad.like()], [noise])
 
     # attention
 
@@ -563,10 +611,8 @@ class Step:
         out = x.like(width)
         if not self.setup.profile.fused_layer:
             del first, second
-        tables = rotary.kept()
 
         def backward(grad: Tensor) -> Sequence[Tensor]:
-            _ = tables
             turned = self.narrow(grad.like(), before)
             half = grad.meter.tensor(grad.elements // 2, before)
             own = grad.like(before)  # each half's gradient is padded with zeros
@@ -577,7 +623,7 @@ class Step:
             del first
             return [own]
 
-        return record(out, [x], backward)
+        return record(out, [x], backward, [rotary])
 
     def repeat(self, x: Tensor) -> Tensor:
         """repeat_kv: a copy for every group of queries."""
@@ -589,7 +635,7 @@ class Step:
 
     def sdpa(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Flash kernels: on a GPU only without a mask, else its memory-efficient one, which keeps the same tensors."""
-        if mask is not None:
+        if mask is not None and self.one.kv_heads > 1:  # a single head is repeated without a copy
             key, value = self.repeat(key), self.repeat(value)
         if self.autocast:
             query, key, value = (self.cast(one, 2) for one in (query, key, value))
@@ -601,15 +647,15 @@ class Step:
         if self.device == "cpu":
             halves = columns if query.width == 2 else 0
             meter.scratch(4 * (rows * columns + 2 * rows + rows * self.one.head_dim) + 2 * rows * halves)
-        kept = [one.kept() for one in (query, key, value, out, sums)] + ([bias.kept()] if bias else [])
+        sizes = [(one.elements, one.width) for one in (query, key, value)]
 
         def backward(grad: Tensor) -> Sequence[Tensor]:
-            grads = [one.like() for one in kept[:3]]
+            grads = [meter.tensor(*size) for size in sizes]
             if self.device == "cpu":
                 meter.scratch(2 * 4 * rows * columns + 4 * rows)
             return grads
 
-        return record(out, [query, key, value], backward)
+        return record(out, [query, key, value], backward, [query, key, value, out, sums, bias])
 
     def _flash_tile(self) -> tuple[int, int]:
         """Rows and columns that a thread of the CPU's kernel works on; trials have one thread."""
@@ -633,20 +679,15 @@ class Step:
         if self.autocast:
             x, y = self.cast(x, 2), self.cast(y, 2)
         out = x.meter.tensor(elements, x.width)
-        left, right = x.kept(), y.kept()
-        return record(out, [x, y], lambda grad: [left.like(), right.like()])
+        left, right = x.elements, y.elements
+        return record(out, [x, y], lambda grad: [grad.meter.tensor(n, grad.width) for n in (left, right)], [x, y])
 
     def softmax(self, x: Tensor) -> Tensor:
         width = x.width
         if width != 4:
             x.meter.scratch(4 * x.elements)
         out = x.like(4)
-        kept = out.kept()
-
-        def backward(grad: Tensor) -> Sequence[Tensor]:
-            return [self.narrow(kept.like(), width)]
-
-        return record(out, [x], backward)
+        return record(out, [x], lambda grad: [self.narrow(grad.like(4), width)], [out])
 
     # head and loss
 
@@ -655,28 +696,27 @@ class Step:
         meter, one, head = self.meter, self.one, self.head
         rows = self.batch * (self.length - 1)  # a GPU leaves out positions without a label; all may have one
         width = 2 if self.autocast else hidden.width
-        inputs = hidden.kept() if self.batch == 1 else meter.tensor(rows * one.hidden, hidden.width)
+        inputs = self.without_last(hidden, rows)
         labels, mask = meter.tensor(rows, 8), meter.tensor(rows, 1)
         running = meter.tensor(7 * rows, 4)
         self._tile(rows, width, hidden.width, 13)
         del running
         scores = meter.tensor(4 * rows, 4)
-        kept = [inputs.kept(), labels.kept(), scores.kept(), mask.kept()]
-        flows, elements, before = hidden.flows, hidden.elements, hidden.width
+        flows, before = inputs.flows, hidden.width
 
         def backward(grad: Tensor) -> Sequence[Tensor | None]:
-            _ = kept
             own = meter.tensor(rows * one.hidden, 4) if flows else None
             mine = meter.tensor(head.elements, 4) if head.leaf else None
             self._tile(rows, width, before, 29)
-            own = own and self.narrow(own, before)
-            mine = mine and self.narrow(mine, head.width)
-            return [own and meter.tensor(elements, before), mine]
+            return [own and self.narrow(own, before), mine and self.narrow(mine, head.width)]
 
-        loss = meter.tensor(1, 4)
-        if flows or head.leaf:
-            loss.node = Node([hidden.node, head.leaf], backward, "loss")
-        return loss
+        return record(meter.tensor(1, 4), [inputs, head.leaf], backward, [inputs, labels, scores, mask])
+
+    def without_last(self, hidden: Tensor, rows: int) -> Tensor:
+        """hidden[:, :-1] in one piece: a copy where there is more than one sequence."""
+        elements = hidden.elements
+        out = self.meter.tensor(rows * self.one.hidden, hidden.width) if self.batch > 1 else hidden.kept()
+        return record(out, [hidden], lambda grad: [grad.meter.tensor(elements, grad.width)])
 
     def _tile(self, rows: int, width: int, before: int, passing: int) -> None:
         """A tile of logits with `passing` bytes of temporaries per logit: none on a GPU, where Triton folds in place."""
@@ -697,9 +737,10 @@ class Step:
         logits = self.matmul(hidden, self.head, self.one.vocabulary)
         upcast = self.cast(logits, 4)
         labels = meter.tensor(self.tokens, 8)
-        probabilities = record(upcast.like(), [upcast], lambda grad: [grad.like()])
-        kept = [probabilities.kept(), labels.kept()]
-        return record(meter.tensor(1, 4), [probabilities], lambda grad: [kept[0].like()])
+        likely = upcast.like()
+        likely = record(likely, [upcast], lambda grad: [grad.like()], [likely])
+        elements = likely.elements
+        return record(meter.tensor(1, 4), [likely], lambda grad: [grad.meter.tensor(elements, 4)], [likely, labels])
 
     # element by element
 
@@ -713,46 +754,44 @@ class Step:
         return grad if grad.width == width else grad.like(width)
 
     def square(self, x: Tensor) -> Tensor:
-        kept = x.kept()
-
         def backward(grad: Tensor) -> Sequence[Tensor]:
-            power = kept.like()  # grad * (2 * x ** 1), every factor a tensor of its own
-            twice = power.like()
-            out = twice.like()
+            power = grad.like()  # grad * (2 * x ** 1), every factor a tensor of its own
+            twice = grad.like()
+            out = grad.like()
             del power, twice
             return [out]
 
-        return record(x.like(), [x], backward)
+        return record(x.like(), [x], backward, [x])
 
     def rsqrt_mean(self, squared: Tensor, rows: int) -> Tensor:
         elements = squared.elements
         out = squared.meter.tensor(rows, 4)
-        return record(out, [squared], lambda grad: [grad.meter.tensor(elements, 4)])
+        return record(out, [squared], lambda grad: [grad.meter.tensor(elements, 4)], [out])
 
     def mul_rows(self, x: Tensor, factors: Tensor) -> Tensor:
         """Multiply every row by its own number."""
-        left, right = x.kept(), factors.kept()
+        rows = factors.elements
 
         def backward(grad: Tensor) -> Sequence[Tensor]:
-            own, whole = left.like(), left.like()
-            return [own, right.like()] if whole else []
+            own, whole = grad.like(), grad.like()
+            summed = grad.meter.tensor(rows, 4)
+            del whole
+            return [own, summed]
 
-        return record(x.like(), [x, factors], backward)
+        return record(x.like(), [x, factors], backward, [x, factors])
 
-    def scale(self, x: Tensor, weight: Weight) -> Tensor:
+    def scale(self, x: Tensor, weight: Weight, columns: Tensor | None = None) -> Tensor:
         """Multiply by one number per column, trained or frozen."""
-        out = x.like(max(x.width, weight.width))
-        flows, before, kept = x.flows, x.width, x.kept() if weight.leaf else None
+        flows, before = x.flows, x.width
 
         def backward(grad: Tensor) -> Sequence[Tensor | None]:
-            whole = grad.like() if kept else None
+            whole = grad.like() if weight.leaf else None
             own = self.narrow(grad.like(), before) if flows else None
             mine = grad.meter.tensor(weight.elements, weight.width) if whole else None
             return [own, mine]
 
-        if out.meter.recording and (flows or weight.leaf):
-            out.node = Node([x.node, weight.leaf], backward, self.meter.phase)
-        return out
+        saved = [x if weight.leaf else None, columns]
+        return record(x.like(max(x.width, weight.width)), [x, weight.leaf], backward, saved)
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         widths = x.width, y.width
@@ -763,22 +802,20 @@ class Step:
         return record(x.like(max(widths)), [x, y], backward)
 
     def mul(self, x: Tensor, y: Tensor) -> Tensor:
-        left, right = (y.kept() if x.flows else None), (x.kept() if y.flows else None)
+        flows = x.flows, y.flows
 
         def backward(grad: Tensor) -> Sequence[Tensor | None]:
-            return [grad.like() if each else None for each in (left, right)]
+            return [grad.like() if each else None for each in flows]
 
-        return record(x.like(max(x.width, y.width)), [x, y], backward)
+        return record(x.like(max(x.width, y.width)), [x, y], backward, [x if y.flows else None, y if x.flows else None])
 
     def times(self, x: Tensor) -> Tensor:
         """Multiply by one number that is not trained."""
         return record(x.like(), [x], lambda grad: [grad.like()])
 
     def activate(self, x: Tensor) -> Tensor:
-        kept = x.kept()
-        return record(x.like(), [x], lambda grad: [kept.like()])
+        return record(x.like(), [x], lambda grad: [grad.like()], [x])
 
     def fused_gate(self, gate: Tensor, up: Tensor) -> Tensor:
-        """SwiGLU in one kernel: both inputs kept, their gradients written over them."""
-        left, right = gate.kept(), up.kept()
-        return record(gate.like(), [gate, up], lambda grad: [left.kept(), right.kept()])
+        """SwiGLU in one kernel: both inputs kept, and their gradients written over them."""
+        return record(gate.like(), [gate, up], lambda grad: [grad.like(), grad.like()], [gate, up])

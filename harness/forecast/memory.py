@@ -3,6 +3,7 @@
 A sum over all phases would be 10 to 60 % too high; leaving out the logits 30 to 50 % too low for large vocabularies.
 """
 
+from harness.forecast import activations
 from harness.forecast.losses import loss_bytes
 from harness.forecast.optimizers import kept
 from harness.forecast.setup import BYTES, Setup
@@ -48,27 +49,31 @@ class Memory(Value):
 
 
 def memory(setup: Setup, card: int | None = None, context: int = 500_000_000) -> Memory:
-    """Memory of a run on a card of `card` bytes (None: unlimited) whose CUDA context takes `context` bytes."""
+    """Memory of a run on a card of `card` bytes (None: unlimited) whose CUDA context takes `context` bytes.
+
+    A run of this project's own stack is counted tensor by tensor (`activations.py`); others, whose operations are not
+    known one by one, follow the closed forms below with the profile of their software.
+    """
+    step = counted(setup) if is_counted(setup) else closed_form(setup)
     shape = setup.architecture
-    static, states = weights(setup), optimizer_states(setup)
     gradients = gradient_bytes(setup)
-    steady = static | {"optimizer": states}
+    steady = weights(setup) | {"optimizer": optimizer_states(setup)}
     kept_whole = {"gradients": gradients} if setup.accumulation > 1 or not setup.full else {}
-    saved, hump = saved_bytes(setup), layer_bytes(setup)
     extra = unsharded(setup) | {"attention mask": mask(setup)}
     held = {"logits": logit_width(setup) * shape.vocabulary * setup.tokens} if setup.profile.holds_logits else {}
+    of_backward = steady | extra
     phases = (
         Phase(
             name="start of backward",
-            components=steady | kept_whole | extra | {"activations": saved, "logits and loss": logits(setup)},
+            components=of_backward | kept_whole | {"activations": step.saved, "logits and loss": step.loss},
         ),
         Phase(
             name="backward of a layer",
-            components=steady | kept_whole | extra | held | {"activations": saved, "one layer": hump},
+            components=of_backward | kept_whole | held | {"activations": step.saved, "one layer": step.layer},
         ),
         Phase(
             name="end of backward",
-            components=steady | {"gradients": gradients} | extra | held | {"one layer": hump},
+            components=of_backward | held | {"gradients": gradients, "one layer": step.end},
         ),
         Phase(
             name="optimizer step",
@@ -77,6 +82,43 @@ def memory(setup: Setup, card: int | None = None, context: int = 500_000_000) ->
     )
     reserved = _reserved(setup, phases, card, context)
     return Memory(phases=phases, reserved=reserved, process=_process(setup, reserved, context))
+
+
+class Step(Value):
+    """What one forward and backward pass needs beside weights, optimizer state and whole gradients, in bytes."""
+
+    saved: int
+    """Activations that wait for the backward pass when it begins, logits not counted."""
+    loss: int
+    """Logits, their copies and the loss."""
+    layer: int
+    """The backward pass of one layer, what is computed again included."""
+    end: int
+    """The backward pass of the last layer to be gone through, when every gradient is there."""
+
+
+def is_counted(setup: Setup) -> bool:
+    """Whether `activations.py` knows every operation of the run."""
+    plain = setup.architecture.experts == 1 and setup.checkpointing != "offloaded"
+    return setup.profile.name == "harness" and plain and setup.sharding in {"none", "ddp"}
+
+
+def counted(setup: Setup) -> Step:
+    """One pass of this project's own stack on a GPU, tensor by tensor."""
+    saved = sum(activations.retained(setup, "cuda").values())
+    peak = activations.step_peak(setup, "cuda")
+    return Step(
+        saved=saved,
+        loss=activations.logits(setup, "cuda"),
+        layer=activations.layer_peak(setup, "cuda") - saved,
+        end=max(0, peak - max(saved, activations.gradients(setup))),
+    )
+
+
+def closed_form(setup: Setup) -> Step:
+    """One pass by component, from the formulas that published runs bear out."""
+    layer = layer_bytes(setup)
+    return Step(saved=saved_bytes(setup), loss=logits(setup), layer=layer, end=layer)
 
 
 def trained_width(setup: Setup) -> int:
@@ -92,11 +134,10 @@ def weights(setup: Setup) -> dict[str, int]:
     shape = setup.architecture
     rest = shape.embedding_parameters + shape.small_parameters
     if setup.quantized:
-        linear = shape.linear_parameters * setup.weight_bits / 8
-        other = rest * BYTES[setup.profile.rest or setup.compute]
+        width, rest_width = setup.weight_bits / 8, float(BYTES[setup.profile.rest or setup.compute])
     else:
-        width = trained_width(setup) if setup.full else setup.weight_bits / 8
-        linear, other = shape.linear_parameters * width, rest * width
+        width = rest_width = trained_width(setup) if setup.full else setup.weight_bits / 8
+    linear, other = shape.linear_parameters * width, rest * rest_width
     share = _share(setup, "weights")
     parts = {"linear layers": round(linear / share), "embeddings, head, norms": round(other / share)}
     if setup.adapter is not None:
@@ -166,8 +207,8 @@ def layer_bytes(setup: Setup) -> int:
 def residual(setup: Setup) -> Dtype:
     """Dtype of the residual stream.
 
-    torch.autocast computes LayerNorm in fp32, and bitsandbytes' layers answer in the dtype they are given: together they
-    make the stream fp32.
+    torch.autocast computes LayerNorm in fp32, and bitsandbytes' layers answer in the dtype they are given: together
+    they make the stream fp32.
     """
     if setup.profile.residual is not None:
         return setup.profile.residual
@@ -290,7 +331,7 @@ class Allocator(Value):
 
 
 FIXED = Allocator(low=0.04, mid=0.45, high=1.2, needs=1.05)
-"""Segments of fixed size, batches of one length: freed blocks wait for a request of their size. From 200 published runs."""
+"""Segments of fixed size, batches of one length: freed blocks wait for a request of that size. From 200 runs."""
 VARIED = Allocator(low=0.15, mid=1.7, high=3.9, needs=1.05)
 """The same with batches of many lengths: every length leaves blocks of its own behind."""
 EXPANDABLE = Allocator(low=0.0, mid=0.08, high=0.4, needs=1.02)
@@ -310,7 +351,7 @@ def _allocator(setup: Setup) -> Allocator:
 
 
 def _reserved(setup: Setup, phases: tuple[Phase, ...], card: int | None, context: int) -> Interval:
-    """Held by the allocator. Where a card has room nothing makes it give blocks back, so more is held than is needed."""
+    """Held by the allocator. Where a card has room nothing makes it give blocks back, so it holds more than needed."""
     peak = max(phases, key=lambda phase: phase.total)
     share = _allocator(setup)
     blocks = max(phase.components.get(name, 0) for phase in phases for name in ("logits and loss", "one layer"))

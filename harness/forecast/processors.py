@@ -1,7 +1,7 @@
 """What a run is computed on: a GPU by name from a table that can be edited, or this machine's CPU."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,11 @@ from harness.spec import Value, read_yaml
 
 GIB = 2**30
 TABLE = Path(__file__).with_name("processors.yaml")
+MAKERS = frozenset({"nvidia", "amd", "geforce", "tesla", "instinct", "corporation"})
+PLAIN_EFFICIENCY = 0.7
+"""The same as `efficiency` without tensor cores, whose power limits do not bind."""
+NAMELESS_SPREAD = 0.7
+"""Cards of one size differ up to four times in speed."""
 USABLE = 0.98
 """Share of the memory that is sold which PyTorch may use, on cards that are not in the table (in it: 0.92 to 0.99)."""
 
@@ -32,9 +37,9 @@ class Processor(Value):
     """Dense operations per second by dtype: fp32, tf32, bf16, fp16, int8, fp8."""
     efficiency: float = 0.75
     """Share of `flops` that large matrix products keep up over minutes: power limits are in it."""
-    attention: float = 0.6
+    attention: float = 0.75
     """Share of the rate of large products that flash attention reaches over forward and backward."""
-    launch: float = 12e-6
+    launch: float = 16e-6
     """Seconds that the host needs per operation."""
     per_hour: float | None = None
     """Rental price in US dollars; what a study's own `prices.per_hour` overrides it."""
@@ -44,12 +49,16 @@ class Processor(Value):
     """Bytes per second to the host."""
     fabric: float = 25e9
     """Bytes per second to a neighbour GPU."""
+    spread: float = 0.0
+    """What its rates may be wrong by before a run on it was measured: half-width of the 90 % interval of their log."""
     doubts: tuple[str, ...] = ()
     """Why its times or its memory are uncertain, in words."""
 
     def rate(self, dtype: str) -> float:
-        """Dense operations per second in a dtype that it may lack: bf16 without hardware for it runs as fp32."""
-        return self.flops.get(dtype, self.flops["fp32"])
+        """Operations per second that large products keep up in a dtype; one that the card lacks runs as fp32."""
+        if dtype == "fp32" or dtype not in self.flops:
+            return self.flops["fp32"] * max(self.efficiency, PLAIN_EFFICIENCY)
+        return self.flops[dtype] * self.efficiency
 
 
 class Card(Value):
@@ -61,12 +70,12 @@ class Card(Value):
     bandwidth_gb_s: float = Field(gt=0)
     tflops: dict[Literal["fp32", "tf32", "bf16", "fp16", "int8", "fp8"], float]
     efficiency: float = Field(0.75, gt=0, le=1)
-    attention: float = Field(0.6, gt=0, le=1)
+    attention: float = Field(0.75, gt=0, le=1)
     per_hour: float | None = Field(None, ge=0)
     context_gb: float = Field(0.5, ge=0)
     link_gb_s: float = Field(25, gt=0)
     fabric_gb_s: float = Field(25, gt=0)
-    launch_us: float = Field(12, gt=0)
+    launch_us: float = Field(16, gt=0)
     typical_of: tuple[float, ...] = ()
 
     def processor(self) -> Processor:
@@ -92,14 +101,15 @@ CPU = Processor(
     name="cpu",
     kind="cpu",
     memory_bytes=None,
-    bandwidth=8e9,
-    flops={"fp32": 60e9},
+    bandwidth=30e9,
+    flops={"fp32": 120e9},
     efficiency=0.75,
     launch=10e-6,
     context_bytes=0,
+    spread=0.8,
     doubts=("rates of a CPU differ several times between machines; one measured trial settles them",),
 )
-"""One core, which is what a trial gets (`launchers/local.py`): about what AVX2 servers reach."""
+"""One core, which is what a trial gets (`launchers/local.py`): as a server with AVX-512 ran the embedded model."""
 
 
 def find(name: str) -> Processor:
@@ -121,7 +131,7 @@ def find(name: str) -> Processor:
     if found is None:
         raise SpecError(
             f"no GPU {name!r}; {did_you_mean(name, known())}",
-            "or give its size, such as '24 GB', or a YAML file with the keys of an entry of harness/forecast/processors.yaml",
+            "or give its size, such as '24 GB', or a YAML file with the keys of an entry of forecast/processors.yaml",
         )
     return found.processor()
 
@@ -144,6 +154,7 @@ def nameless(gigabytes: float) -> Processor:
             "name": f"{gigabytes:g} GB",
             "memory_bytes": round(gigabytes * GIB * USABLE),
             "per_hour": None,
+            "spread": NAMELESS_SPREAD,
             "doubts": (f"only the size is known: times are those of a {typical.name}",),
         }
     )
@@ -182,11 +193,8 @@ def _keys(card: Card) -> Iterator[str]:
 
 def _key(name: str) -> str:
     """A name without what people and drivers add or leave out: maker, spaces, dashes, case."""
-    words: Iterable[str] = re.findall(r"[a-z]+|\d+", name.lower())
-    plain = "".join(
-        word for word in words if word not in {"nvidia", "amd", "geforce", "tesla", "instinct", "corporation"}
-    )
-    return plain.removeprefix("rtx")
+    words = re.findall(r"[a-z]+|\d+", name.lower())
+    return "".join(word for word in words if word not in MAKERS).removeprefix("rtx")
 
 
 def _read(path: Path) -> Card:

@@ -25,7 +25,7 @@ class Profile(Value):
     logit_bytes: float | None = None
     """Bytes per logit at the peak of the loss where it differs from the loss path's own."""
     residual: Dtype | None = None
-    """Dtype of the residual stream where it is not the compute dtype: fp32 after PEFT's preparation for k-bit training."""
+    """Dtype of the residual stream where it is not the compute dtype: fp32 after PEFT's k-bit preparation."""
     rest: Dtype | None = None
     """Dtype of embeddings, head and norms of a quantized base where it is not the compute dtype."""
     autocast: bool = True

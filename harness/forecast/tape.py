@@ -27,6 +27,8 @@ class Meter:
     """Most bytes held within a phase."""
     recording: bool = True
     """Whether operations are kept for backward."""
+    weightless: bool = False
+    """New tensors take no bytes: what follows is not computed, only noted."""
 
     def change(self, size: int, component: str) -> None:
         self.live += size
@@ -54,7 +56,7 @@ class Meter:
 
     def tensor(self, elements: int, width: int) -> "Tensor":
         """A new tensor of `elements` numbers of `width` bytes."""
-        return Tensor(_Storage(self, elements * width, self.component), elements, width)
+        return Tensor(_Storage(self, 0 if self.weightless else elements * width, self.component), elements, width)
 
     def scratch(self, size: int) -> None:
         """Hold `size` bytes and let go of them."""
@@ -111,15 +113,21 @@ _order = count()
 
 
 class Node:
-    """One recorded operation. What its function captures is what it has saved."""
+    """One recorded operation: how to get gradients for its inputs, and the tensors it holds until then."""
 
-    __slots__ = ("backward", "context", "edges", "order", "phase")
+    __slots__ = ("attributes", "backward", "edges", "order", "phase", "saved")
 
-    def __init__(self, edges: "Sequence[Node | None]", backward: Backward, phase: str | None = None) -> None:
-        self.edges, self.order, self.phase = tuple(edges), float(next(_order)), phase
-        self.backward: Backward | None = backward
-        self.context: list[Tensor] = []
-        """Tensors held as plain attributes, which PyTorch drops with the graph and not when the node has run."""
+    def __init__(
+        self,
+        edges: "Sequence[Node | None]",
+        backward: Backward,
+        saved: Sequence[Tensor | None] = (),
+        phase: str = "",
+    ) -> None:
+        self.edges, self.order, self.backward, self.phase = tuple(edges), float(next(_order)), backward, phase
+        self.saved = [one.kept() for one in saved if one is not None]
+        self.attributes: list[Tensor] = []
+        """Tensors that are not saved but plain attributes: PyTorch drops them with the graph, not after the node."""
 
 
 class Leaf(Node):
@@ -139,10 +147,32 @@ class Leaf(Node):
         return ()
 
 
-def record(out: Tensor, inputs: Sequence[Tensor], backward: Backward) -> Tensor:
-    """Note an operation, unless no input needs a gradient. `backward` gives a gradient (or None) per input."""
-    if out.meter.recording and any(one.flows for one in inputs):
-        out.node = Node([one.node for one in inputs], backward, out.meter.phase)
+class Checkpoint(Node):
+    """A part that is computed again when its backward begins, and whose nodes then take this one's place."""
+
+    __slots__ = ("again",)
+
+    def __init__(self, edge: Node | None, again: "Callable[[Node | None], Node]", phase: str) -> None:
+        super().__init__([edge], lambda grad: [grad], (), phase)
+        self.again = again
+
+
+def record(
+    out: Tensor,
+    inputs: Sequence[Tensor | Leaf | None],
+    backward: Backward,
+    saved: Sequence[Tensor | None] = (),
+) -> Tensor:
+    """Note an operation, unless no input needs a gradient.
+
+    Args:
+        inputs: tensors, and weights by their leaf (None: frozen).
+        backward: gives a gradient (or None) per input. It captures sizes, never tensors.
+        saved: what its backward reads.
+    """
+    edges = [one.node if isinstance(one, Tensor) else one for one in inputs]
+    if out.meter.recording and any(edge is not None for edge in edges):
+        out.node = Node(edges, backward, saved, out.meter.phase)
     return out
 
 
@@ -157,6 +187,15 @@ def run_backward(root: Node, grad: Tensor, on_node: Callable[[Node], None] | Non
         node = heapq.heappop(ready)[2]
         if on_node is not None:
             on_node(node)
+        if isinstance(node, Checkpoint):
+            inner = node.again(node.edges[0])
+            for each, edges in _dependencies(inner, node.edges[0]).items():
+                waiting[each] = waiting.get(each, 0) + edges
+            if node.edges[0] is not None:
+                waiting[node.edges[0]] -= 1
+            buffers[inner] = buffers.pop(node)
+            heapq.heappush(ready, (-inner.order, next(ties), inner))
+            continue
         grads = _run(node, buffers)
         for edge in node.edges:
             new = grads.pop(0)
@@ -173,10 +212,8 @@ def run_backward(root: Node, grad: Tensor, on_node: Callable[[Node], None] | Non
 
 
 def _run(node: Node, buffers: dict[Node, Tensor]) -> list[Tensor | None]:
-    assert node.backward is not None
     grads = list(node.backward(buffers.pop(node)))
-    if not isinstance(node, Leaf):
-        node.backward = None  # what it has saved is free from here
+    node.saved.clear()
     return grads
 
 
@@ -188,7 +225,8 @@ def _sum(old: Tensor, new: Tensor) -> Tensor:
     return old.like(max(old.width, new.width))
 
 
-def _dependencies(root: Node) -> dict[Node, int]:
+def _dependencies(root: Node, until: Node | None = None) -> dict[Node, int]:
+    """How many nodes below `root` give a gradient to each; those below `until` are not looked at."""
     found: dict[Node, int] = {root: 0}
     stack = [root]
     while stack:
@@ -196,6 +234,7 @@ def _dependencies(root: Node) -> dict[Node, int]:
             if edge is not None:
                 if edge not in found:
                     found[edge] = 0
-                    stack.append(edge)
+                    if edge is not until:
+                        stack.append(edge)
                 found[edge] += 1
     return found

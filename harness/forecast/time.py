@@ -1,9 +1,9 @@
 """How long the parts of a run take: operations over rates, never less than launching them.
 
-The work of a micro-batch is counted, not fitted: products by their shapes, elementwise operations by the bytes that they
-move, launches by their number. What a card does of it in a second is its data sheet's rate times a share that kernels
-reach. Those shares are the constants below. They are the same for every model; the published measurements that settled them
-are in `benchmarks/forecast_accuracy.py`.
+The work of a micro-batch is counted, not fitted: products by their shapes, elementwise operations by the bytes that
+they move, launches by their number. What a card does of it in a second is its data sheet's rate times a share that
+kernels reach. Those shares are the constants below, the same for every model. The published measurements that settled
+them are read by `benchmarks/forecast_accuracy.py`.
 """
 
 import math
@@ -12,43 +12,69 @@ from collections.abc import Iterable
 from harness.forecast.architecture import Architecture, Linear
 from harness.forecast.optimizers import kept
 from harness.forecast.processors import Processor
-from harness.forecast.setup import BYTES, Setup
+from harness.forecast.setup import BYTES, Loss, Setup
 from harness.record import Interval
 from harness.spec import Dtype, Value
 
 MEMORY_SHARE = 0.8
 """Of the bandwidth, what streaming kernels reach."""
 MASKED_SHARE = 0.6
-"""Of flash attention's rate, what SDPA's memory-efficient kernel reaches with a mask; it also computes the masked half."""
-FIRST_FLASH = 0.55
+"""Of flash attention's rate, what SDPA's kernel reaches with a mask; it also computes the masked half."""
+FIRST_FLASH = 0.5
 """Rate of the first generation of flash attention over that of the second."""
 RMS = 18.0
 """Reads and writes of an unfused RMSNorm: cast up, square, mean, multiply, cast down, weight."""
-EAGER_BYTES = 32
+EAGER_BYTES = 26
 """Bytes moved per score and pass by unfused attention: scale, mask, softmax in fp32, casts, dropout."""
-OPERATIONS_BACKWARD = 1.5
+DORA_BYTES = 14
+"""Bytes moved per weight to build the merged weight and its norm: the product, the sum, the squares."""
+LOGIT_BYTES: dict[Loss, float] = {"full": 30, "triton": 10, "liger": 10, "chunked": 22, "cut": 0}
+"""Bytes moved per logit: the copies that memory counts (`losses.py`), each written and read."""
+EVALUATION_LOGIT_BYTES = 12
+"""The same for the loss alone."""
+DEQUANTIZE_BYTES = {"nf4": 9.0, "fp4": 9.0, "int8": 8.0, "gptq": 18.0, "hqq": 16.0, "awq": 16.0}
+"""Bytes of bandwidth that rebuilding one weight is worth: nf4 and gptq from measurements, the others between them."""
+DEQUANTIZE_OTHERS = 16.0
+ROUND_BYTES = 8
+"""Bytes per input and output of a layer that LLM.int8() moves to round and to scale back; no measurement settled it."""
+
+OPERATIONS_BACKWARD = 1.7
 """Launches of a layer's backward pass over those of its forward pass."""
 STEP_SECONDS = 0.01
 """Host time of an optimizer step beside the micro-batches: the trainer, clipping, logging."""
-SHARP = 4.0
-"""How fully what can overlap does: the exponent of the norm that stands between a sum (1) and a maximum."""
-SHARED = 1.5
-"""The same for communication, which takes cores and bandwidth from what it runs beside."""
-NODE = 8
-"""GPUs of one machine; between machines `BETWEEN_NODES` bytes per second and GPU."""
-BETWEEN_NODES = 20e9
+FOREACH = 4
+"""Reads and writes of a copy of the weights that an optimizer makes while it steps: torch's `foreach`."""
 HOST_BANDWIDTH = 20e9
 """Bytes per second and process at which the host updates weights that live in its memory."""
+RESERVE = 2e9
+"""Bytes of a card that paged optimizer state cannot have: activations, context."""
+
+SHARP = 2.5
+"""How fully launching and computing overlap: the exponent of the norm between a sum (1) and a maximum (infinity)."""
+SHARED = 1.3
+"""The same for communication, which takes cores and bandwidth from what it runs beside."""
+NODE = 8
+"""GPUs of one machine; beyond that devices talk at `BETWEEN_NODES` bytes per second and GPU (200 Gb/s)."""
+BETWEEN_NODES = 24e9
+
 DISK = 1.5e9
 """Bytes per second from a warm disk to the device, safetensors."""
 QUANTIZE = {"nf4": 1.5e9, "fp4": 1.5e9, "int8": 2e9}
 """Weights per second that are quantized while a model is loaded; others come quantized."""
-DEQUANTIZE_BYTES = {"nf4": 11.0, "fp4": 11.0, "int8": 8.0, "gptq": 22.0, "hqq": 16.0, "awq": 16.0}
-"""Bytes of bandwidth that rebuilding one weight is worth. nf4: 130 to 165 G weights/s on an A100 with 1.56 TB/s."""
-FOREACH = 4
-"""Reads and writes of a copy of the weights that an optimizer makes while it steps: torch's `foreach`."""
-RESERVE = 2e9
-"""Bytes of a card that paged state cannot have: activations, context."""
+START_CUDA, START_CPU = 3.0, 0.3
+"""Seconds before the first byte is read: the device, the model's classes."""
+LOAD_SPREAD = 1.0
+"""Half-width of the 90 % interval of the log of loading seconds: a cold disk is several times slower."""
+
+BETWEEN_STACKS = 0.2
+"""Standard deviation of the log of measured over forecast seconds from one software stack to another: 0.15 on the
+published rows that the constants were found on, more on a source that was left out."""
+WITHIN_STACK = 0.07
+"""The same between the runs of one stack: 0.062 on those rows."""
+PRIOR_ROWS = 3
+"""Rows that `WITHIN_STACK` counts as when a stack's own scatter is estimated."""
+NINETY = 1.645
+"""Standard deviations on either side that hold nine in ten."""
 
 
 class Rates(Value):
@@ -57,29 +83,28 @@ class Rates(Value):
     source: str = "cold"
     factor: float = 1.0
     """Measured over forecast seconds."""
-    spread: float = 0.45
+    spread: float = 0.35
     """Half-width of the 90 % interval of log seconds."""
 
 
 COLD = Rates()
-BETWEEN_STACKS = 0.25
-"""Standard deviation of the log of measured over forecast seconds from one software stack to another."""
-WITHIN_STACK = 0.07
-"""The same between the runs of one stack."""
 
 
 def step(setup: Setup, processor: Processor, rates: Rates = COLD) -> Interval:
     """Seconds of one optimizer step: all its micro-batches, communication and the optimizer."""
-    return _interval(sum(step_parts(setup, processor).values()), rates)
+    return _interval(sum(step_parts(setup, processor).values()), processor, rates)
 
 
 def step_parts(setup: Setup, processor: Processor) -> dict[str, float]:
-    """Seconds of one optimizer step by part, cold. What overlaps is counted once: `launches`, `communication` and
-    `offload` are what they add."""
+    """Seconds of one optimizer step by part, cold; their sum is the middle of `step`.
+
+    Parts: products, attention, elementwise, adapters, head (with the loss), dequantization, launches, communication,
+    offload, optimizer. What overlaps is counted once: `launches`, `communication` and `offload` are what they add.
+    """
     work = _layers(setup, processor) | _head(setup, processor)
     work |= {"dequantization": _dequantization(setup, processor)}
     busy = sum(work.values())
-    slowest = _overlapped(busy, _launches(setup) * processor.launch)
+    slowest = _overlapped(busy, _launches(setup) * processor.launch, SHARP)
     gathered = _overlapped(slowest, _micro_communication(setup, processor), SHARED)
     streamed = _overlapped(gathered, _micro_offload(setup, processor), SHARED)
     micro = work | {"launches": slowest - busy, "communication": gathered - slowest, "offload": streamed - gathered}
@@ -95,7 +120,7 @@ def forward(setup: Setup, processor: Processor, batch: int, length: int, rates: 
     work = _layers(once, processor, training=False) | _head(once, processor, training=False)
     busy = sum(work.values()) + _dequantization(once, processor, training=False)
     launches = _launches(once, training=False) * processor.launch
-    return _interval(_overlapped(busy, launches), rates)
+    return _interval(_overlapped(busy, launches, SHARP), processor, rates)
 
 
 def load(setup: Setup, processor: Processor, rates: Rates = COLD) -> Interval:
@@ -104,36 +129,40 @@ def load(setup: Setup, processor: Processor, rates: Rates = COLD) -> Interval:
     read = setup.architecture.parameters * stored / min(DISK, processor.link)
     rate = QUANTIZE.get(setup.quantization)
     quantize = setup.architecture.linear_parameters / rate if setup.quantized and rate else 0.0
-    return _interval(read + quantize + 2.0, rates.model_copy(update={"factor": 1.0, "spread": max(rates.spread, 1.0)}))
+    start = START_CUDA if processor.kind == "cuda" else START_CPU
+    # what a stack's steps taught says nothing about disks
+    return _interval(read + quantize + start, processor, Rates(source=rates.source, spread=LOAD_SPREAD))
 
 
 def calibrated(rows: Iterable[tuple[Setup, Processor, float]], source: str) -> Rates:
-    """Rates from measured seconds per optimizer step of runs of one software stack.
+    """Rates from measured seconds per optimizer step of runs of one software stack on one kind of processor.
 
     The factor is the mean of the logs, drawn to 1 as far as few rows among noisy ones deserve; the interval holds the
     stack's own scatter and what the factor may still be wrong by.
     """
-    logs = [math.log(seconds / sum(step_parts(setup, processor).values())) for setup, processor, seconds in rows]
-    if not logs:
+    known = [(math.log(seconds / sum(step_parts(setup, one).values())), one.spread) for setup, one, seconds in rows]
+    if not known:
         return COLD
-    count = len(logs)
-    mean = sum(logs) / count
-    # the usual scatter counts as much as three rows
-    within = (3 * WITHIN_STACK**2 + sum((one - mean) ** 2 for one in logs)) / (3 + count - 1)
-    trust = BETWEEN_STACKS**2 / (BETWEEN_STACKS**2 + within / count)
-    left = within + BETWEEN_STACKS**2 * (1 - trust)
-    return Rates(source=source, factor=math.exp(trust * mean), spread=1.645 * math.sqrt(left))
+    count = len(known)
+    mean = sum(log for log, _ in known) / count
+    scatter = sum((log - mean) ** 2 for log, _ in known)
+    within = (PRIOR_ROWS * WITHIN_STACK**2 + scatter) / (PRIOR_ROWS + count - 1)
+    between = BETWEEN_STACKS**2 + max(spread / NINETY for _, spread in known) ** 2
+    trust = between / (between + within / count)
+    return Rates(
+        source=source, factor=math.exp(trust * mean), spread=NINETY * math.sqrt(within + between * (1 - trust))
+    )
 
 
-def _interval(seconds: float, rates: Rates) -> Interval:
-    mid, wide = seconds * rates.factor, math.exp(rates.spread)
+def _interval(seconds: float, processor: Processor, rates: Rates) -> Interval:
+    spread = math.hypot(rates.spread, processor.spread) if rates.source == COLD.source else rates.spread
+    mid, wide = seconds * rates.factor, math.exp(spread)
     return Interval(low=mid / wide, mid=mid, high=mid * wide)
 
 
-def _overlapped(one: float, other: float, sharp: float | None = None) -> float:
-    """Seconds of two things that run side by side: a little more than the longer one."""
+def _overlapped(one: float, other: float, sharp: float) -> float:
+    """Seconds of two things that run side by side: more than the longer one, less than both in turn."""
     longer = max(one, other)
-    sharp = sharp or SHARP
     return longer and longer * ((one / longer) ** sharp + (other / longer) ** sharp) ** (1 / sharp)
 
 
@@ -142,14 +171,17 @@ def _passes(setup: Setup, training: bool) -> int:
     return 2 if training and setup.checkpointing else 1
 
 
-def _product(one: Linear, setup: Setup, processor: Processor, dtype: str) -> float:
+def _product(one: Linear, setup: Setup, processor: Processor, dtype: Dtype) -> float:
     """Seconds of one product of a micro-batch with a layer's weights: operations, and the bytes that go in and out."""
-    used = min(one.copies, setup.architecture.experts_used) if one.copies > 1 else 1
-    rows = setup.tokens * used
-    wide = BYTES[dtype] if dtype in BYTES else 2
-    moved = wide * (min(one.copies, rows) * one.inputs * one.outputs + rows * (one.inputs + one.outputs))
+    rows = setup.tokens * _used(one, setup)
+    moved = BYTES[dtype] * (min(one.copies, rows) * one.inputs * one.outputs + rows * (one.inputs + one.outputs))
     operations = 2 * rows * one.inputs * one.outputs
-    return operations / (processor.rate(dtype) * processor.efficiency) + _moved(moved, processor)
+    return operations / processor.rate(dtype) + _moved(moved, processor)
+
+
+def _used(one: Linear, setup: Setup) -> int:
+    """How many copies of a layer a token goes through: its experts."""
+    return min(one.copies, setup.architecture.experts_used) if one.copies > 1 else 1
 
 
 def _moved(count: float, processor: Processor) -> float:
@@ -179,12 +211,11 @@ def _attention(setup: Setup, processor: Processor, passes: int, training: bool) 
     width = architecture.heads * architecture.head_dim
     # flash attention casts to 16 bits; the other kernels compute in what they are given
     dtype = setup.compute if setup.attention == "flash" else _stream(setup)
-    rate = processor.rate(dtype) * processor.efficiency
+    rate = processor.rate(dtype)
     if setup.attention == "eager":
         scores = setup.micro_batch * architecture.heads * length**2
         products = 4 * scores * architecture.head_dim / rate
-        moved = EAGER_BYTES * scores * (1 + (BYTES[dtype] == 4)) ** 0.5
-        return (products + _moved(moved, processor)) * (passes + 2 * training)
+        return (products + _moved(EAGER_BYTES * scores, processor)) * (passes + 2 * training)
     window = min(length, architecture.window or length)
     seen = window * (1 - window / (2 * length))
     if setup.attention == "sdpa" and setup.padded:
@@ -196,7 +227,7 @@ def _attention(setup: Setup, processor: Processor, passes: int, training: bool) 
 
 
 def _stream(setup: Setup) -> Dtype:
-    """What the layers hand on: fp32 under PEFT's preparation for k-bit training, whose layers return what they are given."""
+    """What layers hand on: fp32 under PEFT's preparation for k-bit training, where they return what they are given."""
     return setup.profile.residual or setup.compute
 
 
@@ -220,19 +251,19 @@ def _adapters(setup: Setup, processor: Processor, passes: int, training: bool) -
         return 0.0
     exact = setup.adapter_dtype == "fp32" and not setup.profile.autocast
     here = 4 if exact else BYTES[setup.compute]
-    rate = processor.rate("fp32" if exact else setup.compute) * processor.efficiency
+    rate = processor.rate("fp32" if exact else setup.compute)
     fused, dropout = setup.profile.fused_layer, setup.adapter.dropout > 0
     seconds = 0.0
     for one in setup.targets:
-        used = min(one.copies, setup.architecture.experts_used) if one.copies > 1 else 1
-        rows = setup.tokens * used
+        rows = setup.tokens * _used(one, setup)
         moved = rows * here * (one.inputs * (1 + 2.5 * dropout + exact * 1.5) + one.outputs * (2 if fused else 6))
         products = 2 * rows * setup.adapter.rank * (one.inputs + one.outputs)
         # the gradients of its weights and of its input are two products each
         seconds += products * (passes + 2 * training) / rate + _moved(moved, processor) * (passes + 2 * training)
         if setup.adapter.dora:
             merged = 2 * setup.adapter.rank * one.inputs * one.outputs
-            seconds += (merged / rate + _moved(14 * one.inputs * one.outputs, processor)) * used * (passes + training)
+            norm = merged / rate + _moved(DORA_BYTES * one.inputs * one.outputs, processor)
+            seconds += norm * one.copies * (passes + training)
     return seconds
 
 
@@ -241,21 +272,25 @@ def _head(setup: Setup, processor: Processor, training: bool = True) -> dict[str
     one = setup.architecture
     dtype = (setup.profile.rest if setup.quantized else None) or setup.compute
     product = _product(Linear(name="head", inputs=one.hidden, outputs=one.vocabulary), setup, processor, dtype)
-    again = {"liger": 1, "cut": 2}.get(setup.loss, 1) if training else 0
-    per_logit = {"full": 30, "triton": 10, "liger": 10, "chunked": 22, "cut": 0}[setup.loss] if training else 12
-    logits = setup.tokens * one.vocabulary * per_logit
-    return {"head": product * (1 + again + training * setup.full) + _moved(logits, processor)}
+    # the gradient of its input, of its weights where they are trained, and the logits again where they are not kept
+    times = 1 + training * (1 + setup.full + (setup.loss == "cut"))
+    moved = setup.tokens * one.vocabulary * (LOGIT_BYTES[setup.loss] if training else EVALUATION_LOGIT_BYTES)
+    return {"head": product * times + _moved(moved, processor)}
 
 
 def _dequantization(setup: Setup, processor: Processor, training: bool = True) -> float:
     """Seconds to rebuild the weights of one micro-batch, or to cast them where they are kept in another dtype."""
     passes = _passes(setup, training) + training
+    one = setup.architecture
     if setup.quantized:
-        each = next((cost for name, cost in DEQUANTIZE_BYTES.items() if setup.quantization.startswith(name)), 16.0)
-        return _moved(setup.architecture.linear_parameters * each, processor) * passes
+        moved = one.linear_parameters * DEQUANTIZE_BYTES.get(setup.quantization, DEQUANTIZE_OTHERS) * passes
+        if setup.quantization == "int8":
+            ends = sum(_used(part, setup) * (part.inputs + part.outputs) for part in one.linears) * one.layers
+            moved += ROUND_BYTES * ends * setup.tokens * _passes(setup, training)
+        return _moved(moved, processor)
     if setup.weight_bits / 8 > BYTES[setup.compute]:
         cast = setup.weight_bits / 8 + BYTES[setup.compute]
-        return _moved(setup.architecture.parameters * cast, processor) * _passes(setup, training)
+        return _moved(one.parameters * cast, processor) * _passes(setup, training)
     return 0.0
 
 
@@ -280,7 +315,7 @@ def _trained_bytes(setup: Setup) -> float:
 
 
 def _optimizer(setup: Setup, processor: Processor) -> float:
-    """Seconds of the optimizer itself: it reads and writes weights and state, and reads gradients twice to clip them."""
+    """Seconds of the optimizer: it reads and writes weights and state, and reads gradients twice to clip them."""
     shards = setup.devices if setup.sharding in {"fsdp", "zero1", "zero2", "zero3"} else 1
     trained = _trained_bytes(setup)
     width = trained / setup.trainable if setup.trainable else 0.0
