@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PositiveFloat, ValidationError
 
 from harness import environment
 from harness.errors import SpecError, did_you_mean
-from harness.spec import Value, read_yaml
+from harness.spec import Section, Value, read_yaml
 
 GIB = 2**30
 TABLE = Path(__file__).with_name("processors.yaml")
@@ -61,14 +61,14 @@ class Processor(Value):
         return self.flops[dtype] * self.efficiency
 
 
-class Card(Value):
+class Card(Section):
     """A GPU as the table and a user's own file describe it, in the units of data sheets."""
 
     name: str
     aliases: tuple[str, ...] = ()
     memory_gib: float = Field(gt=0)
     bandwidth_gb_s: float = Field(gt=0)
-    tflops: dict[Literal["fp32", "tf32", "bf16", "fp16", "int8", "fp8"], float]
+    tflops: dict[Literal["fp32", "tf32", "bf16", "fp16", "int8", "fp8"], PositiveFloat]
     efficiency: float = Field(0.75, gt=0, le=1)
     attention: float = Field(0.75, gt=0, le=1)
     per_hour: float | None = Field(None, ge=0)
@@ -163,10 +163,10 @@ def nameless(gigabytes: float) -> Processor:
 def here() -> Processor:
     """This machine's GPU as the driver names it, or its CPU. Imports no torch."""
     gpus = environment.gpus()
-    return CPU if not gpus else _seen(str(gpus[0]["name"]), int(gpus[0]["memory_bytes"]))
+    return CPU if not gpus else reported(str(gpus[0]["name"]), int(gpus[0]["memory_bytes"]))
 
 
-def _seen(name: str, memory_bytes: int) -> Processor:
+def reported(name: str, memory_bytes: int) -> Processor:
     """The card that a driver reports. One that is not in the table, or is a slice of it, keeps its own size."""
     card = _by_key().get(_key(name))
     found = card.processor() if card else None

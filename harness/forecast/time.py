@@ -217,12 +217,13 @@ def _attention(setup: Setup, processor: Processor, passes: int, training: bool) 
         products = 4 * scores * architecture.head_dim / rate
         return (products + _moved(EAGER_BYTES * scores, processor)) * (passes + 2 * training)
     window = min(length, architecture.window or length)
-    seen = window * (1 - window / (2 * length))
+    seen: float = window * (1 - window / (2 * length))
+    share = processor.attention
     if setup.attention == "sdpa" and setup.padded:
-        operations, share = 4 * length * width * setup.tokens, processor.attention * MASKED_SHARE
-    else:
-        old = 1.0 if setup.profile.flash == 2 else FIRST_FLASH
-        operations, share = 4 * seen * width * setup.tokens, processor.attention * old
+        seen, share = length, share * MASKED_SHARE
+    elif setup.profile.flash == 1:
+        share *= FIRST_FLASH
+    operations = 4 * seen * width * setup.tokens
     return operations * (passes + 2.5 * training) / (rate * share)
 
 
