@@ -1,6 +1,7 @@
 """From a study to its forecasts: what each arm and trial will need on a given machine, and whether it fits."""
 
 import contextlib
+import copy
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,6 +65,14 @@ class Forecaster:
         self.rows = workload.rows_of(spec.controls, known)
         self.asked, self._task_doubts = workload.asked_of(spec.controls)
         self._known = _one_stack([r for r in known if _ran_on(r, processor)])
+
+    def knowing(self, records: Iterable[Record]) -> "Forecaster":
+        """The same with further finished runs of this study, whose times sharpen the forecast."""
+        other = copy.copy(self)
+        other.__dict__.pop("_calibrations", None)
+        done = [r for r in records if r.status == "done" and _ran_on(r, self.processor)]
+        other._known = _one_stack([*self._known, *done])
+        return other
 
     def trial(self, trial: Trial) -> Forecast:
         """What this trial will need. Its own micro-batch is in its controls or its params."""

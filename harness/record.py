@@ -204,7 +204,9 @@ class Record(Value):
     @property
     def goes_on(self) -> bool:
         """Whether the same run is to be tried at a smaller micro-batch: there was no room for it in training."""
-        curable = not self.stages or self.stages[-1].stage == "train"
+        curable = self.stages[-1].stage == "train" if self.stages else True
+        if self.status == "does_not_fit" and self.forecast is not None:
+            curable = self.forecast.peak_phase not in {"load", "evaluation"}
         trains = self.trial.method != "none" and self.trial.training.smaller is not None
         return self.status in NO_ROOM and curable and trains and self.schema_version > 1
 

@@ -1,6 +1,6 @@
 """Bring the store up to date with a study: run what is missing, in an order that is the same each time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,6 +52,10 @@ class Foresees(Protocol):
     """Who says what a trial will need: `planning.Forecaster`."""
 
     def trial(self, trial: Trial) -> Forecast: ...
+
+    def knowing(self, records: Iterable[Record]) -> "Foresees":
+        """The same, sharpened by the times of further runs."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -383,6 +387,7 @@ def _drive(plan: _Plan, launcher: Launcher, watcher: Watcher, trackers: Mapping[
                 del futures[future]
                 record = future.result()
                 plan.settle(record)
+                forecasts.learn(record)
                 ran += 1
                 watcher.finished(record, plan.total)
             if ran >= HOPELESS and all(r.status == "failed" for r in plan.records.values()):
@@ -409,32 +414,28 @@ def _shows_room(record: Record, trial: Trial) -> bool:
 
 
 def _does_not_fit(job: Job, forecast: Forecast) -> Record:
-    """The record of a trial that is not run."""
-    return Record(
+    """The record of a trial that is not run: what it needs, what there is, and the nearest thing that may fit."""
+    record = Record(
         trial=job.trial,
         trial_id=job.trial.id,
         attempt=job.attempt,
         question_id=job.question_id,
         status="does_not_fit",
-        detail=_needs(job, forecast),
         started_at=datetime.now(UTC),
         seconds=0.0,
         environment=environment.describe(),
         forecast=forecast,
     )
+    smaller = job.trial.training.smaller if record.goes_on else None
+    nearest = f"micro_batch {smaller}, tried next" if smaller else f"harness plan {job.folder / 'study.yaml'}"
+    return record.model_copy(update={"detail": f"{_needs(forecast)}; nearest: {nearest}, or --run-anyway"})
 
 
-def _needs(job: Job, forecast: Forecast) -> str:
-    """What the trial needs, what there is, and the nearest thing that may fit."""
+def _needs(forecast: Forecast) -> str:
     need = forecast.process_bytes or forecast.allocated_bytes
     has = forecast.device_bytes or psutil.virtual_memory().total
-    smaller = job.trial.training.smaller
-    if job.trial.method != "none" and smaller is not None:
-        nearest = f"nearest: micro_batch {smaller}, tried next"
-    else:
-        nearest = f"nearest: harness plan {job.folder / 'study.yaml'}"
     low, mid, high, there = (f"{value / 2**30:.1f}" for value in (need.low, need.mid, need.high, has))
-    return f"needs {mid} GiB [{low}, {high}], {forecast.device} has {there}; {nearest}, or --run-anyway"
+    return f"needs {mid} GiB [{low}, {high}], {forecast.device} has {there}"
 
 
 def _first(arm: Arm) -> dict[str, Scalar]:
@@ -454,14 +455,25 @@ class _Forecasts:
         """The trial's forecast; None, and one warning, where none can be made."""
         if self.forecaster is None:
             return None
-        controls = trial.controls.model_copy(update={"train": trial.training})
         try:
-            return self.forecaster.trial(trial.model_copy(update={"controls": controls}))
+            return self.forecaster.trial(trial)
         except Exception as error:  # whatever is wrong with a forecast, the trial can still be run
-            if not self.warned:
-                self.watcher.warned(f"no forecast for {trial.label}: {error or type(error).__name__}")
-            self.warned = True
+            self._warn(f"no forecast for {trial.label}", error)
             return None
+
+    def learn(self, record: Record) -> None:
+        """Sharpen later forecasts by a run that is done."""
+        if self.forecaster is None or record.status != "done":
+            return
+        try:
+            self.forecaster = self.forecaster.knowing([record])
+        except Exception as error:  # as above
+            self._warn(f"{record.trial.label} does not sharpen the forecast", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        if not self.warned:
+            self.watcher.warned(f"{what}: {str(error) or type(error).__name__}")
+        self.warned = True
 
     def expected(self, plan: _Plan) -> dict[Phase, float]:
         """Forecast seconds of a run by phase, on average over the arms; phases of which that is known for all arms."""

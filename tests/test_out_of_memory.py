@@ -1,4 +1,4 @@
-"""An arm that runs out of memory, from its first attempt to the table: real runs, in processes of their own."""
+"""Arms without room, from their first attempt to the table: real runs in processes of their own, and real forecasts."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from conftest import MakeSpec
-from test_study import Silent
+from test_study import MadeUp, Silent
 
 from harness import plugins
 from harness.cli._table import render
+from harness.forecast import processors
 from harness.interfaces import Launcher
+from harness.planning import Forecaster
 from harness.record import Record
 from harness.spec import StudySpec
 from harness.store import Store
@@ -120,3 +122,51 @@ def test_an_arm_out_of_memory_goes_on_at_half_the_micro_batch_until_it_fits(
     assert "narrow: run at micro_batch 2 since 8 was out of memory; the effective batch is the same" in shown
     again = run_study(spec, Store(tmp_path), launcher, Silent())
     assert again.ran == 0
+
+
+LLAMA_2_7B = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096,
+    "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+    "max_position_embeddings": 4096, "tie_word_embeddings": False, "hidden_act": "silu",
+}  # fmt: skip
+
+
+def test_a_7b_on_a_card_of_24_gb_runs_as_far_as_it_is_forecast_to_fit(make_spec: MakeSpec, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(LLAMA_2_7B))
+    (model / "tokenizer.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"")  # nothing is loaded
+    rows = tmp_path / "rows.jsonl"
+    text = "word " * 600
+    rows.write_text("".join(json.dumps({"prompt": f"{i} {text}", "completion": text}) + "\n" for i in range(500)))
+    rate = {"learning_rate": 1e-4}
+    spec = make_spec(
+        controls={
+            "model": {"id": str(model)},
+            "data": {"path": str(rows)},
+            "train": {"batch": 16, "max_length": 1024, "compute_dtype": "bf16"},
+            "evaluate": {"batch": 4},
+        },
+        arms={
+            "full": {"method": "full", "quantization": "bf16", "params": rate},
+            "lora": {"method": "lora", "quantization": "bf16", "params": rate},
+            "qlora": {"method": "lora", "quantization": "nf4", "params": rate},
+        },
+        search={"trials": 1},
+        confirm={"seeds": [101]},
+    )
+    forecaster = Forecaster(spec, processors.find("RTX 4090"))
+    outcome = run_study(spec, Store(tmp_path), MadeUp(), Silent(), forecaster=forecaster)
+    # weights, gradients and optimizer state of full fine-tuning alone are more than twice the card
+    assert rungs(outcome.records, "full") == [("search", n, "does_not_fit") for n in (16, 8, 4, 2, 1)]
+    used = {}
+    for arm in ("lora", "qlora"):
+        *refused, search, confirm = rungs(outcome.records, arm)
+        assert refused == [("search", n, "does_not_fit") for n in (16, 8, 4, 2, 1) if n > search[1]]
+        used[arm] = search[1]
+        assert (search, confirm) == (("search", used[arm], "done"), ("confirm", used[arm], "done"))
+    assert 1 <= used["lora"] < used["qlora"] < 16
+    kept = Store(tmp_path).study("s").records()
+    assert all(r.forecast is not None and r.forecast.process_bytes is not None for r in kept)
+    assert all((r.forecast.fits == "no") == (r.status == "does_not_fit") for r in kept if r.forecast)

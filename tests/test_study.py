@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -415,6 +415,9 @@ class Foretold:
     def __init__(self, device: str = "card", each: float = 10.0) -> None:
         self.device, self.each = device, each
 
+    def knowing(self, records: Iterable[Record]) -> "Foretold":
+        return self
+
     def trial(self, trial: Trial) -> Forecast:
         need = self.each * trial.training.per_pass * (trial.arm == "full")
         bounds = Interval(low=0.9 * need, mid=need, high=1.1 * need)
@@ -472,6 +475,15 @@ def test_what_a_refused_run_needs_and_what_comes_next_is_said(tmp_path: Path, ma
     assert [mb for _, _, mb, _ in rungs(outcome)] == [16, 8, 4, 2, 1, 1]
 
 
+def test_what_a_smaller_micro_batch_cannot_mend_is_not_tried_at_one(tmp_path: Path, make_spec: MakeSpec) -> None:
+    class Evaluated(Foretold):
+        def trial(self, trial: Trial) -> Forecast:
+            return super().trial(trial).model_copy(update={"peak_phase": "evaluation"})
+
+    outcome = study(make_spec(), tmp_path, MadeUp(), forecaster=Evaluated())
+    assert rungs(outcome) == [("search", 0, 16, "does_not_fit")] * 2
+
+
 def test_run_anyway_runs_what_is_forecast_not_to_fit_also_later(tmp_path: Path, make_spec: MakeSpec) -> None:
     hopeless = Foretold(each=200)
     first = study(make_spec(), tmp_path, MadeUp(), forecaster=hopeless)
@@ -508,7 +520,7 @@ def test_a_forecast_that_cannot_be_made_is_said_once_and_stops_nothing(tmp_path:
         def warned(self, text: str) -> None:
             said.append(text)
 
-    class Lost:
+    class Lost(Foretold):
         def trial(self, trial: Trial) -> Forecast:
             raise ValueError("no such layer")
 
@@ -519,3 +531,24 @@ def test_a_forecast_that_cannot_be_made_is_said_once_and_stops_nothing(tmp_path:
     assert len(said) == 1
     assert said[0].startswith("no forecast for full search")
     assert said[0].endswith("no such layer")
+
+
+def test_a_run_that_is_done_sharpens_the_forecasts_of_later_ones(tmp_path: Path, make_spec: MakeSpec) -> None:
+    class Learning(Foretold):
+        def __init__(self, known: int = 0) -> None:
+            super().__init__()
+            self.known = known
+
+        def knowing(self, records: Iterable[Record]) -> "Learning":
+            return Learning(self.known + len(list(records)))
+
+        def trial(self, trial: Trial) -> Forecast:
+            return super().trial(trial).model_copy(update={"calibration": f"{self.known} runs"})
+
+    outcome = study(make_spec(), tmp_path, MadeUp(above(4, "lora")), forecaster=Learning())
+    known, expected = 0, []
+    for record in outcome.records:
+        expected.append(f"{known} runs")
+        known += record.status == "done"
+    assert [r.forecast.calibration for r in outcome.records if r.forecast] == expected
+    assert expected[-1] == "8 runs"  # not those that were out of memory

@@ -155,12 +155,12 @@ def watcher(spec: StudySpec, slots: int) -> PlainLines | Bar:
 
 
 def outcome(record: Record) -> str:
-    """One line about a run that ended; a second one where memory was too small."""
+    """One line about a run that ended; a second one if it was out of memory."""
     if record.status != "done":
         kept = {"killed": "runs again", "failed": "kept"}.get(record.status, "kept as a result")
         status = record.status.upper().replace("_", " ")
         line = f"{status}  {record.trial_id}  {record.trial.label}: {record.detail} [{kept}]"
-        return "\n".join([line, *_too_small(record)])
+        return "\n".join([line, *_out_of_memory(record)])
     loss = record.score("validation_loss")
     scores = [f"{s.task} {s.value:.3f}" for s in record.scores if s.role == "target"]
     shown = "  ".join([*([] if loss is None else [f"validation loss {loss:.3f}"]), *scores])
@@ -169,9 +169,11 @@ def outcome(record: Record) -> str:
     return f"done   {record.trial_id}  {record.trial.label}: {shown}{memory}  {record.seconds:.0f} s"
 
 
-def _too_small(record: Record) -> list[str]:
+def _out_of_memory(record: Record) -> list[str]:
     """What a run that was out of memory was expected to need, and what happens next."""
-    expected = forecast_bytes(record) if record.status == "out_of_memory" else None
+    if record.status != "out_of_memory":
+        return []
+    expected = forecast_bytes(record)
     said = [f"predicted {size(expected)}"] if expected else []
     if record.goes_on:
         train = record.trial.training

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.planning import Forecaster
     from harness.record import Record
     from harness.spec import StudySpec
-    from harness.store import Store, StudyStore
+    from harness.store import StudyStore
 
 
 @click.command(short_help="Run a study, or go on with it.")
@@ -77,7 +77,7 @@ def command(
     try:
         outcome = run_study(
             spec, results, launcher, progress, trackers=trackers, retry_failed=retry_failed,
-            forecaster=_forecaster(spec, results), run_anyway=run_anyway,
+            forecaster=_forecaster(spec, store), run_anyway=run_anyway,
         )  # fmt: skip
     finally:
         progress.close()
@@ -104,19 +104,15 @@ def command(
     return 3
 
 
-def _forecaster(spec: "StudySpec", store: "Store") -> "Forecaster | None":
+def _forecaster(spec: "StudySpec", store: Path) -> "Forecaster | None":
     """Forecasts for this machine, sharpened by what the store has measured; None where the model has none."""
-    from harness import environment
-    from harness.errors import HarnessError
-    from harness.forecast import processors
+    from harness.cli.plan import _processor, _records
     from harness.planning import Forecaster
 
     try:
-        on_gpu = spec.controls.device != "cpu" and bool(environment.gpus())
-        processor = processors.here() if on_gpu else processors.find("cpu")
-        return Forecaster(spec, processor, [r for name in store.studies() for r in store.study(name).records()])
-    except (HarnessError, NotImplementedError) as error:
-        click.echo(f"warning: no forecast: {error}", err=True)
+        return Forecaster(spec, _processor(spec, spec.name, None), _records(spec, store))
+    except Exception as error:  # whatever is wrong with it, a study runs without a forecast
+        click.echo(f"warning: no forecast: {str(error) or type(error).__name__}", err=True)
         return None
 
 
@@ -126,11 +122,10 @@ def _memory_lines(records: "Sequence[Record]", folder: Path) -> "Iterator[str]":
     from harness.summary import forecast_error
 
     error = forecast_error(records)
-    parts = [
-        f"{n} {e:.1%} off at the median" for n, e in (("time", error.time), ("memory", error.memory)) if e is not None
-    ]
-    if parts:
-        yield f"forecast: {', '.join(parts)} over {error.runs} runs; more: harness plan --score"
+    shares = [(name, e) for name, e in (("time", error.time), ("memory", error.memory)) if e is not None]
+    if shares:
+        said = ", ".join(f"{name} {100 * e:.2g} %" for name, e in shares)
+        yield f"forecast: {said} off at the median of {error.runs} runs; more: harness plan --score"
     refused = [r for r in outcomes(records) if r.status == "does_not_fit"]
     if refused:
         arms = ", ".join(dict.fromkeys(r.trial.arm for r in refused))
