@@ -5,8 +5,8 @@ import copy
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from typing import Any, cast
+from functools import cache, cached_property
+from typing import Any, NamedTuple, cast
 
 import psutil
 
@@ -17,8 +17,9 @@ from harness.forecast.memory import Memory, Phase, memory, weights
 from harness.forecast.processors import Processor
 from harness.forecast.setup import BYTES, HARNESS, Setup
 from harness.forecast.time import COLD, Rates
+from harness.interfaces import AdapterShape
 from harness.record import Fit, Forecast, Interval, Record, StageName, TensorBytes
-from harness.spec import StudySpec
+from harness.spec import Scalar, StudySpec
 from harness.trial import Trial
 from harness.workload import Rows
 
@@ -124,15 +125,14 @@ class Forecaster:
     def setup(self, trial: Trial, length: int | None = None) -> Setup:
         """The trial's run on batches of its longest rows, or of a given length."""
         train = trial.training
-        method, quantization = plugins.method(trial.method), plugins.quantization(trial.quantization)
-        method_params, quantization_params = plugins.split_params(trial.method, trial.quantization, trial.params)
+        stored = _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items())))
         rows = self._rows(trial)
         return Setup(
             architecture=self.architecture,
-            full=method.trains == "everything",
-            adapter=method.adapter(method_params),
-            weight_bits=quantization.bits_stored(quantization_params),
-            quantized=quantization.bits < 16,
+            full=stored.trains == "everything",
+            adapter=stored.adapter,
+            weight_bits=stored.weight_bits,
+            quantized=stored.bits < 16,
             quantization=trial.quantization,
             compute=train.compute_dtype,
             adapter_dtype=train.adapter_dtype,
@@ -353,8 +353,25 @@ def _peak(needed: Memory, measured: TensorBytes | None) -> tuple[int, str, dict[
     return measured.peak, "backward", {k: v for k, v in {**components, **step}.items() if v}
 
 
+class _Stored(NamedTuple):
+    """What plugins say of an arm's weights."""
+
+    trains: str
+    adapter: AdapterShape | None
+    bits: float
+    weight_bits: float
+
+
+@cache
+def _stored(method: str, quantization: str, params: tuple[tuple[str, Scalar], ...]) -> _Stored:
+    """Kept, since a plan asks a hundred times and every look for a plugin lists a folder."""
+    how, what = plugins.method(method), plugins.quantization(quantization)
+    own, its = plugins.split_params(method, quantization, dict(params))
+    return _Stored(how.trains, how.adapter(own), what.bits, what.bits_stored(its))
+
+
 def _trains(trial: Trial) -> bool:
-    return plugins.method(trial.method).trains != "nothing"
+    return _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items()))).trains != "nothing"
 
 
 def _evaluation(setup: Setup, batch: int) -> Phase:
