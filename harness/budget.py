@@ -125,7 +125,7 @@ def plan(
         runs=sum(a.trials + a.seeds for a in ran) + (baseline.fits != "no"),
         seconds=seconds,
         cost=None if per_hour is None else times(seconds, per_hour / 3600),
-        currency=spec.prices.currency,
+        currency="$" if spec.prices.per_hour is None else spec.prices.currency,  # the table's prices are in dollars
         per_hour=per_hour,
         disk_bytes=sum(a.disk_bytes for a in ran),
         rows={"train": rows.train, "mean_tokens": rows.mean, "longest": rows.longest, "source": rows.source},

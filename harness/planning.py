@@ -45,8 +45,8 @@ OTHER_SPREAD = 0.45
 """Half-width of the 90 % interval of log seconds of a stage that is judged by the measurements of another."""
 SHORTEST = 0.01
 """Seconds below which a stage did nothing, such as saving a model that is not kept."""
-LEAST_SPREAD = 0.1
-"""Half-width of the 90 % interval of log seconds that no calibration goes below: runs of one machine differ by it."""
+USUAL_SCATTER = 0.12
+"""Standard deviation of the log of a stage's seconds between runs of one arm on one machine."""
 
 
 class Forecaster:
@@ -262,14 +262,14 @@ class Forecaster:
 
     def _stage_rates(self, stage: StageName, trial: Trial) -> Rates:
         """What runs on the same controls measured of a stage other than training: of the same arm's kind, else of
-        others. What is evaluated and saved differs by phase."""
+        others. Tuning is judged on less than the other phases, and only confirmed runs are saved."""
         if stage == "train":
             return COLD
-        by_phase = stage in {"evaluate", "save"}
+        tuned = trial.phase == "search"
         measured = [
             (r, s.seconds)
             for r in self._known
-            if r.trial.controls == trial.controls and (r.phase == trial.phase or not by_phase)
+            if r.trial.controls == trial.controls and (stage != "evaluate" or (r.phase == "search") == tuned)
             for s in r.stages
             if s.stage == stage and s.seconds > SHORTEST
         ]
@@ -305,10 +305,12 @@ def fits(processor: Processor, needed: Memory) -> Fit:
 
 
 def _rates_of(logs: Sequence[float], source: str) -> Rates:
-    """Rates from logarithms of measured over expected seconds: their median, and the spread of the next one."""
-    scatter = statistics.stdev(logs) * math.sqrt(1 + 1 / len(logs)) if len(logs) > 1 else 0.15
-    spread = max(LEAST_SPREAD, 1.645 * scatter)
-    return Rates(source=source, factor=math.exp(statistics.median(logs)), spread=spread)
+    """Rates from logarithms of measured over expected seconds: their median, and the spread of the next one. The usual
+    scatter counts as much as three runs, or two that happen to agree would promise too much."""
+    mean = statistics.fmean(logs)
+    squares = 3 * USUAL_SCATTER**2 + sum((one - mean) ** 2 for one in logs)
+    scatter = math.sqrt(squares / (3 + len(logs) - 1) * (1 + 1 / len(logs)))
+    return Rates(source=source, factor=math.exp(statistics.median(logs)), spread=1.645 * scatter)
 
 
 def _kind(trial: Trial) -> tuple[str, str]:

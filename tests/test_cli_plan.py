@@ -148,9 +148,9 @@ def test_forecasts_are_scored_over_the_whole_store(
     store.write(make_record(trial={"seed": 103}))
     out = printed(capsys, "plan", "--score")
     # off by 0 and -20 %: 10 s lie between 9 and 11, 12.5 s do not
-    assert re.search(r"^train +2 +10.0 % +-10.0 % +19.0 % +20.0 % +50%$", out, re.M)
+    assert re.search(r"^train +2 +10.0 % +-10.0 % +19.0 % +20.0 % +50 %$", out, re.M)
     assert re.search(r"^allocated +2 +0.0 % ", out, re.M)  # 400 + 40 + 80 + 200 bytes were measured
-    assert "fits or not: 100% right of 2" in out
+    assert "fits or not: 100 % right of 2" in out
     assert "not scored: 1 no forecast" in out
     scored = json.loads(printed(capsys, "plan", "s", "--score", "--json"))
     assert scored["records"] == 3 and scored["unscored"] == {"no forecast": 1}
@@ -160,10 +160,10 @@ def test_finished_runs_sharpen_the_times(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, make_spec: MakeSpec, make_record: MakeRecord
 ) -> None:
     study = Path(__file__).parent.parent / "studies" / "tiny-methods.yaml"
-    assert "Times: the table of processors alone" in printed(capsys, "plan", str(study))
+    assert "Times: by the table of processors alone" in printed(capsys, "plan", str(study))
     store = Store(tmp_path / "results").open(make_spec(name="s"))
     store.write(make_record())
-    assert "Times: 1 run on cpu" in printed(capsys, "plan", str(study))
+    assert "Times: sharpened by 1 run on cpu" in printed(capsys, "plan", str(study))
 
 
 def test_cells_add_up_to_the_whole_bar() -> None:

@@ -13,7 +13,7 @@ from harness.forecast import processors
 from harness.forecast.memory import Memory
 from harness.forecast.processors import Processor
 from harness.intervals import Difference, Spread
-from harness.planning import HEADROOM, Forecaster, fits
+from harness.planning import HEADROOM, USUAL_SCATTER, Forecaster, _rates_of, fits
 from harness.record import Fit, Forecast, Interval, Record, Stage, TensorBytes, Training
 from harness.spec import StudySpec
 from harness.trial import Trial
@@ -410,10 +410,11 @@ def test_what_cannot_be_scored_is_counted_with_the_reason(make_record: MakeRecor
     assert found.fits_share == 1.0
 
 
-def test_an_interval_is_as_wide_as_its_spread() -> None:
-    from harness.planning import _rates_of
-
-    # two runs at 2 and 8 times: the median in logs is 4, the scatter 1.645 * 0.98 * sqrt(1.5)
-    found = _rates_of([math.log(2), math.log(8)], "2 runs")
-    assert found.factor == pytest.approx(4)
-    assert found.spread == pytest.approx(1.645 * math.log(4) / math.sqrt(2) * math.sqrt(1.5))
+def test_two_runs_that_happen_to_agree_do_not_promise_the_third() -> None:
+    agreeing = _rates_of([math.log(2), math.log(2)], "2 runs")
+    assert agreeing.factor == pytest.approx(2)
+    # three runs' worth of the usual scatter over 3 + 2 - 1, and the mean of two may be off too
+    assert agreeing.spread == pytest.approx(1.645 * math.sqrt(3 * USUAL_SCATTER**2 / 4 * 1.5))
+    apart = _rates_of([math.log(2), math.log(8)], "2 runs")
+    assert apart.factor == pytest.approx(4)
+    assert apart.spread == pytest.approx(1.645 * math.sqrt((3 * USUAL_SCATTER**2 + 2 * math.log(2) ** 2) / 4 * 1.5))

@@ -32,7 +32,7 @@ def render_score(score: ForecastScore, store: str, width: int) -> str:
         if errors:
             lines += [*grid([[title, *head[1:]], *(_error_row(e) for e in errors)]), ""]
     share = score.fits_share
-    said = "none given" if share is None else f"{share:.0%} right of {score.fits_right + score.fits_wrong}"
+    said = "none given" if share is None else f"{100 * share:.0f} % right of {score.fits_right + score.fits_wrong}"
     lines.append(f"fits or not: {said}" + (f"; {score.fits_open} uncertain" if score.fits_open else ""))
     if score.short_stages:
         lines.append(f"stages under a second, not scored: {score.short_stages}")
@@ -155,8 +155,10 @@ def _basis(plan: Plan) -> Iterable[str]:
         f"Rows: {rows['train']:,} to train on, {float(rows['mean_tokens']):.0f} tokens on average, {rows['longest']} "
         f"at most ({rows['source']})."
     )
-    cold = "the table of processors alone; runs in the store would sharpen it"
-    yield f"Times: {cold if plan.calibration == 'cold' else plan.calibration}."
+    cold = "by the table of processors alone; runs in the store would sharpen them"
+    yield f"Times: {cold if plan.calibration == 'cold' else f'sharpened by {plan.calibration}'}."
+    if plan.processor.kind == "cpu":
+        yield "They are of one run after another; harness study makes one on each core at a time."
     yield (
         f"Disk: {plan.disk_bytes / GIB:.1f} GiB for adapters and kept models."
         if plan.disk_bytes >= GIB / 10
@@ -206,7 +208,7 @@ def _money(cost: Interval | None) -> str:
 
 
 def _error_row(error: Error) -> list[str]:
-    covered = "-" if error.coverage is None else f"{error.coverage:.0%}"
+    covered = "-" if error.coverage is None else f"{100 * error.coverage:.0f} %"
     shares = [f"{100 * v:.1f} %" for v in (error.mape, error.p95, error.worst)]
     return [error.quantity, str(error.n), shares[0], f"{100 * error.median:+.1f} %", *shares[1:], covered]
 
