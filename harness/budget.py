@@ -43,8 +43,12 @@ class ArmPlan(Value):
     """Search trials, over all tunings."""
     seeds: int
     """Confirmed runs."""
+    micro_batch: int
+    """At which it runs: the study's, or the first half of it that may fit, to which a study goes on by itself."""
     search: Forecast
     confirm: Forecast
+    refused: Forecast | None = None
+    """A confirmed run at the study's own micro-batch, where that does not fit and a smaller one may."""
     seconds: Interval
     """Of all its runs together; none where it does not fit and is not run."""
     cost: Interval | None
@@ -121,7 +125,7 @@ def plan(
         runs=sum(a.trials + a.seeds for a in ran) + (baseline.fits != "no"),
         seconds=seconds,
         cost=None if per_hour is None else times(seconds, per_hour / 3600),
-        currency=spec.prices.currency,
+        currency="$" if spec.prices.per_hour is None else spec.prices.currency,  # the table's prices are in dollars
         per_hour=per_hour,
         disk_bytes=sum(a.disk_bytes for a in ran),
         rows={"train": rows.train, "mean_tokens": rows.mean, "longest": rows.longest, "source": rows.source},
@@ -188,8 +192,11 @@ def _arm(forecaster: Forecaster, name: str) -> ArmPlan:
     spec = forecaster.spec
     arm = spec.arms[name]
     trials, seeds = spec.search.trials * spec.search.tunings, len(spec.confirm.seeds)
-    confirming = [trial_of(spec, name, "confirm", seed) for seed in spec.confirm.seeds]
-    search, confirm = forecaster.trial(trial_of(spec, name, "search")), forecaster.trial(confirming[0])
+    asked = trial_of(spec, name, "confirm", spec.confirm.seeds[0])
+    micro = room(forecaster, asked)
+    confirming = [trial_of(spec, name, "confirm", seed).at(micro) for seed in spec.confirm.seeds]
+    search = forecaster.trial(trial_of(spec, name, "search").at(micro))
+    confirm = forecaster.trial(confirming[0])
     seconds = total([times(search.seconds, trials), times(confirm.seconds, seeds)])
     own = plugins.split_params(arm.method, arm.quantization, largest(arm))[1]
     if confirm.fits == "no":
@@ -202,14 +209,27 @@ def _arm(forecaster: Forecaster, name: str) -> ArmPlan:
         bits=plugins.quantization(arm.quantization).bits_stored(own),
         trials=trials,
         seeds=seeds,
+        micro_batch=confirming[0].training.per_pass,
         search=search,
         confirm=confirm,
+        refused=None if micro is None else forecaster.trial(asked),
         seconds=seconds,
         cost=None if per_hour is None else times(seconds, per_hour / 3600),
         disk_bytes=0 if confirm.fits == "no" else sum(forecaster.kept_bytes(t) for t in confirming),
         nearest=nearest(forecaster, name) if confirm.fits in {"no", "uncertain"} else None,
         cheapest_card=cheapest_card(confirming[0], forecaster) if confirm.fits == "no" else None,
     )
+
+
+def room(forecaster: Forecaster, trial: Trial) -> int | None:
+    """The smaller micro-batch at which a study goes on with a trial that does not fit; None: it runs at its own, be it
+    because that may fit or because none does."""
+    tried = trial
+    while fits(forecaster.processor, forecaster.memory(tried)) == "no":
+        if tried.training.smaller is None:
+            return None
+        tried = tried.at(tried.training.smaller)
+    return tried.micro_batch
 
 
 def cheapest_card(trial: Trial, forecaster: Forecaster) -> str | None:

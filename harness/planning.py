@@ -1,22 +1,25 @@
 """From a study to its forecasts: what each arm and trial will need on a given machine, and whether it fits."""
 
+import contextlib
 import copy
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from typing import Any, cast
+from functools import cache, cached_property
+from typing import Any, NamedTuple, cast
 
 import psutil
 
 from harness import plugins, workload
-from harness.forecast import activations, catalogue, time
+from harness.errors import SpecError
+from harness.forecast import activations, catalogue, processors, time
 from harness.forecast.memory import Memory, Phase, memory, weights
 from harness.forecast.processors import Processor
 from harness.forecast.setup import BYTES, HARNESS, Setup
 from harness.forecast.time import COLD, Rates
+from harness.interfaces import AdapterShape
 from harness.record import Fit, Forecast, Interval, Record, StageName, TensorBytes
-from harness.spec import StudySpec
+from harness.spec import Scalar, StudySpec
 from harness.trial import Trial
 from harness.workload import Rows
 
@@ -42,8 +45,8 @@ OTHER_SPREAD = 0.45
 """Half-width of the 90 % interval of log seconds of a stage that is judged by the measurements of another."""
 SHORTEST = 0.01
 """Seconds below which a stage did nothing, such as saving a model that is not kept."""
-LEAST_SPREAD = 0.1
-"""Half-width of the 90 % interval of log seconds that no calibration goes below: runs of one machine differ by it."""
+USUAL_SCATTER = 0.12
+"""Standard deviation of the log of a stage's seconds between runs of one arm on one machine."""
 
 
 class Forecaster:
@@ -122,15 +125,14 @@ class Forecaster:
     def setup(self, trial: Trial, length: int | None = None) -> Setup:
         """The trial's run on batches of its longest rows, or of a given length."""
         train = trial.training
-        method, quantization = plugins.method(trial.method), plugins.quantization(trial.quantization)
-        method_params, quantization_params = plugins.split_params(trial.method, trial.quantization, trial.params)
+        stored = _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items())))
         rows = self._rows(trial)
         return Setup(
             architecture=self.architecture,
-            full=method.trains == "everything",
-            adapter=method.adapter(method_params),
-            weight_bits=quantization.bits_stored(quantization_params),
-            quantized=quantization.bits < 16,
+            full=stored.trains == "everything",
+            adapter=stored.adapter,
+            weight_bits=stored.weight_bits,
+            quantized=stored.bits < 16,
             quantization=trial.quantization,
             compute=train.compute_dtype,
             adapter_dtype=train.adapter_dtype,
@@ -237,7 +239,7 @@ class Forecaster:
         used = same or [r for r in self._known if r.train is not None]
         if not used:
             return COLD
-        key = tuple(r.trial_id for r in used)
+        key = _kind(trial) if same else ()
         if key not in self._calibrations:
             source = f"{len(used)} run{'s' if len(used) > 1 else ''} on {self.processor.name}" + (
                 "" if same else " of other arms"
@@ -248,6 +250,7 @@ class Forecaster:
 
     @cached_property
     def _calibrations(self) -> dict[tuple[str, ...], Rates]:
+        """By method and quantization; under the empty key that of all runs together."""
         return {}
 
     def _as_run(self, record: Record) -> Setup:
@@ -259,14 +262,14 @@ class Forecaster:
 
     def _stage_rates(self, stage: StageName, trial: Trial) -> Rates:
         """What runs on the same controls measured of a stage other than training: of the same arm's kind, else of
-        others. What is evaluated and saved differs by phase."""
+        others. Tuning is judged on less than the other phases, and only confirmed runs are saved."""
         if stage == "train":
             return COLD
-        by_phase = stage in {"evaluate", "save"}
+        tuned = trial.phase == "search"
         measured = [
             (r, s.seconds)
             for r in self._known
-            if r.trial.controls == trial.controls and (r.phase == trial.phase or not by_phase)
+            if r.trial.controls == trial.controls and (stage != "evaluate" or (r.phase == "search") == tuned)
             for s in r.stages
             if s.stage == stage and s.seconds > SHORTEST
         ]
@@ -302,10 +305,12 @@ def fits(processor: Processor, needed: Memory) -> Fit:
 
 
 def _rates_of(logs: Sequence[float], source: str) -> Rates:
-    """Rates from logarithms of measured over expected seconds: their median, and the spread of the next one."""
-    scatter = statistics.stdev(logs) * math.sqrt(1 + 1 / len(logs)) if len(logs) > 1 else 0.15
-    spread = max(LEAST_SPREAD, 1.645 * scatter)
-    return Rates(source=source, factor=math.exp(statistics.median(logs)), spread=spread)
+    """Rates from logarithms of measured over expected seconds: their median, and the spread of the next one. The usual
+    scatter counts as much as three runs, or two that happen to agree would promise too much."""
+    mean = statistics.fmean(logs)
+    squares = 3 * USUAL_SCATTER**2 + sum((one - mean) ** 2 for one in logs)
+    scatter = math.sqrt(squares / (3 + len(logs) - 1) * (1 + 1 / len(logs)))
+    return Rates(source=source, factor=math.exp(statistics.median(logs)), spread=1.645 * scatter)
 
 
 def _kind(trial: Trial) -> tuple[str, str]:
@@ -318,11 +323,14 @@ def _step_seconds(record: Record) -> float:
 
 
 def _ran_on(record: Record, processor: Processor) -> bool:
-    """Whether a run was on such a processor: a GPU by its name, or a CPU."""
+    """Whether a run was on such a processor: a GPU that goes by the same name in the table, or a CPU."""
     gpus = record.environment.get("gpus") or []
     if record.trial.controls.device == "cpu" or not gpus:
         return processor.kind == "cpu"
-    return processor.kind == "cuda" and str(gpus[0].get("name")).split() == processor.name.split()
+    name = str(gpus[0].get("name"))
+    with contextlib.suppress(SpecError):  # not in the table: by its own name
+        name = processors.find(name).name
+    return name == processor.name
 
 
 def _one_stack(records: Sequence[Record]) -> list[Record]:
@@ -347,8 +355,25 @@ def _peak(needed: Memory, measured: TensorBytes | None) -> tuple[int, str, dict[
     return measured.peak, "backward", {k: v for k, v in {**components, **step}.items() if v}
 
 
+class _Stored(NamedTuple):
+    """What plugins say of an arm's weights."""
+
+    trains: str
+    adapter: AdapterShape | None
+    bits: float
+    weight_bits: float
+
+
+@cache
+def _stored(method: str, quantization: str, params: tuple[tuple[str, Scalar], ...]) -> _Stored:
+    """Kept, since a plan asks a hundred times and every look for a plugin lists a folder."""
+    how, what = plugins.method(method), plugins.quantization(quantization)
+    own, its = plugins.split_params(method, quantization, dict(params))
+    return _Stored(how.trains, how.adapter(own), what.bits, what.bits_stored(its))
+
+
 def _trains(trial: Trial) -> bool:
-    return plugins.method(trial.method).trains != "nothing"
+    return _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items()))).trains != "nothing"
 
 
 def _evaluation(setup: Setup, batch: int) -> Phase:

@@ -87,14 +87,17 @@ def _bar(
 
 
 def _order(rows: Mapping[str, Mapping[str, float]], least: float) -> list[str]:
-    """Components in the order of the rows that have most; those that are small everywhere come last, together."""
+    """Components in one order for all rows, by their distance from a row's end; those that are small everywhere come
+    last, together."""
     largest: dict[str, float] = {}
-    for parts in sorted(rows.values(), key=len, reverse=True):
-        for name, value in parts.items():
+    from_end: dict[str, int] = {}
+    for parts in rows.values():
+        for i, (name, value) in enumerate(parts.items()):
             largest[name] = max(value, largest.get(name, 0.0))
+            from_end[name] = max(len(parts) - i, from_end.get(name, 0))
     by_size = sorted(largest, key=lambda name: -largest[name])
     kept = {name for name in by_size[: len(FILLS) - 1] if largest[name] >= least}
-    order = [name for name in largest if name in kept]
+    order = sorted(kept, key=lambda name: (-from_end[name], list(largest).index(name)))
     return order if len(order) == len(largest) else [*order, OTHER]
 
 

@@ -4,7 +4,7 @@ import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from harness.budget import Alternative, ArmPlan, Plan
+from harness.budget import ArmPlan, Plan
 from harness.cli._bars import Pen, bars
 from harness.planning import times
 from harness.record import Forecast, Interval
@@ -21,7 +21,7 @@ def render(plan: Plan, command: str, width: int, pen: Pen) -> str:
     for note in [*_notes(plan), _detectable(plan), *_basis(plan)]:
         lines += _wrap(note, width)
     lines += ["", f"Memory at the peak, {_unit_name(plan)}:", *_bars(plan, width, pen), ""]
-    return "\n".join([*lines, *_wrap(f"Nothing was loaded. Start: {command}", width)])
+    return "\n".join([*lines, *_wrap(f"Nothing was loaded. Start:\n{command}", width)])
 
 
 def render_score(score: ForecastScore, store: str, width: int) -> str:
@@ -32,7 +32,7 @@ def render_score(score: ForecastScore, store: str, width: int) -> str:
         if errors:
             lines += [*grid([[title, *head[1:]], *(_error_row(e) for e in errors)]), ""]
     share = score.fits_share
-    said = "none given" if share is None else f"{share:.0%} right of {score.fits_right + score.fits_wrong}"
+    said = "none given" if share is None else f"{100 * share:.0f} % right of {score.fits_right + score.fits_wrong}"
     lines.append(f"fits or not: {said}" + (f"; {score.fits_open} uncertain" if score.fits_open else ""))
     if score.short_stages:
         lines.append(f"stages under a second, not scored: {score.short_stages}")
@@ -75,13 +75,14 @@ def _table(plan: Plan) -> list[str]:
     rows = [_arm_row(plan, arm, hours) for arm in plan.arms]
     base = _cells(plan, plan.baseline, plan.baseline.seconds, hours)
     rows.append(["zero-shot", "", plan.baseline.fits, "1", *base])
-    total = ["total", "", "", str(plan.runs), "", _bounds(plan.seconds, hours, _digits(plan.seconds.high / hours))]
-    rows.append([*total, _money(plan.cost)])
+    spent = _bounds(plan.seconds, hours, _digits(plan.seconds.high / hours)) if plan.runs else "-"
+    rows.append(["total", "", "", str(plan.runs), "", spent, _money(plan.cost) if plan.runs else "-"])
     return grid([_without_money(row, plan) for row in [head, *rows]], left=3)
 
 
 def _arm_row(plan: Plan, arm: ArmPlan, hours: float) -> list[str]:
-    first = [arm.arm, arm.quantization, arm.confirm.fits, f"{arm.trials}+{arm.seeds}"]
+    fits = arm.confirm.fits + (f" at {arm.micro_batch}" if arm.refused else "")
+    first = [arm.arm, arm.quantization, fits, f"{arm.trials}+{arm.seeds}"]
     return [*first, *_cells(plan, arm.confirm, arm.seconds, hours)]
 
 
@@ -103,6 +104,11 @@ def _without_money(row: list[str], plan: Plan) -> list[str]:
 
 def _notes(plan: Plan) -> Iterable[str]:
     for arm in plan.arms:
+        if arm.refused is not None:
+            yield (
+                f"{arm.arm} does not fit as it is ({_need(arm.refused)}): the study records that and goes on at "
+                f"micro-batch {arm.micro_batch}, with as many rows per step."
+            )
         if arm.confirm.fits == "no":
             yield f"{arm.arm} does not fit: its runs are recorded as such and not made. {_nearest(arm)}"
         elif arm.confirm.fits == "uncertain":
@@ -114,21 +120,20 @@ def _notes(plan: Plan) -> Iterable[str]:
     left = [arm.arm for arm in plan.arms if arm.confirm.fits != "no"]
     if plan.compared_with in lost and left:
         yield (
-            f"The other arms are compared with {plan.compared_with}. To compare them among themselves: "
-            f"arms.{plan.compared_with}=null objective.baseline={left[0]}"
+            f"The other arms are compared with {plan.compared_with}. To compare them among themselves:"
+            f"\narms.{plan.compared_with}=null objective.baseline={left[0]}"
         )
 
 
 def _nearest(arm: ArmPlan) -> str:
     nearest = arm.nearest
     if nearest is not None:
-        return f"The nearest that fits, {_need(nearest)}: {shlex.join(nearest.overrides)}"
+        return f"The nearest that fits, {_need(nearest.forecast)}:\n{shlex.join(nearest.overrides)}"
     elsewhere = f"; {arm.cheapest_card} holds it as it is" if arm.cheapest_card else ""
     return f"No smaller batch, checkpointing, fewer bits or shorter rows make it fit{elsewhere}."
 
 
-def _need(alternative: Alternative) -> str:
-    forecast = alternative.forecast
+def _need(forecast: Forecast) -> str:
     return f"{(forecast.process_bytes or forecast.allocated_bytes).mid / GIB:.1f} GiB"
 
 
@@ -150,8 +155,10 @@ def _basis(plan: Plan) -> Iterable[str]:
         f"Rows: {rows['train']:,} to train on, {float(rows['mean_tokens']):.0f} tokens on average, {rows['longest']} "
         f"at most ({rows['source']})."
     )
-    cold = "the table of processors alone; runs in the store would sharpen it"
-    yield f"Times: {cold if plan.calibration == 'cold' else plan.calibration}."
+    cold = "by the table of processors alone; runs in the store would sharpen them"
+    yield f"Times: {cold if plan.calibration == 'cold' else f'sharpened by {plan.calibration}'}."
+    if plan.processor.kind == "cpu":
+        yield "They are of one run after another; harness study makes one on each core at a time."
     yield (
         f"Disk: {plan.disk_bytes / GIB:.1f} GiB for adapters and kept models."
         if plan.disk_bytes >= GIB / 10
@@ -201,13 +208,19 @@ def _money(cost: Interval | None) -> str:
 
 
 def _error_row(error: Error) -> list[str]:
-    covered = "-" if error.coverage is None else f"{error.coverage:.0%}"
+    covered = "-" if error.coverage is None else f"{100 * error.coverage:.0f} %"
     shares = [f"{100 * v:.1f} %" for v in (error.mape, error.p95, error.worst)]
     return [error.quantity, str(error.n), shares[0], f"{100 * error.median:+.1f} %", *shares[1:], covered]
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    """A paragraph at this width. What stands after a line break is to be copied: it goes on the same line if it has
+    room there, else on a line of its own, however long."""
+    sentence, _, copied = text.partition("\n")
+    lines = textwrap.wrap(sentence, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    if copied and len(lines[-1]) + 1 + len(copied) <= width:
+        return [*lines[:-1], f"{lines[-1]} {copied}"]
+    return [*lines, f"    {copied}"] if copied else lines
 
 
 def unicode_fits(encoding: str | None) -> bool:

@@ -62,7 +62,8 @@ def command(
     if as_json:
         click.echo(found.model_dump_json(indent=2))
         return
-    elsewhere = ["--store", str(store)] if store != Path("results") else []
+    named = ctx.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE
+    elsewhere = ["--store", str(store)] if named else []
     start = shlex.join(["harness", "study", study, *overrides, *elsewhere])
     colour = sys.stdout.isatty() if ctx.color is None else ctx.color
     pen = Pen(colour, unicode_fits(sys.stdout.encoding))
