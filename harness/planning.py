@@ -271,7 +271,7 @@ class Forecaster:
             for r in self._known
             if r.trial.controls == trial.controls and (stage != "evaluate" or (r.phase == "search") == tuned)
             for s in r.stages
-            if s.stage == stage and s.seconds > SHORTEST
+            if s.stage == stage and s.seconds > SHORTEST and stage in self._cold(r.trial)
         ]
         same = [(r, seconds) for r, seconds in measured if _kind(r.trial) == _kind(trial)]
         logs = [math.log(seconds / self._cold(r.trial)[stage].mid) for r, seconds in same or measured]

@@ -65,6 +65,7 @@ def assert_complete(store: StudyStore, undisturbed: dict[str, Record]) -> None:
     assert len(records) == RUNS
     assert {r.trial_id for r in records} == set(undisturbed)
     assert all(r.status == "done" for r in records)
+    assert all(r.forecast is not None for r in records)
     for record in records:
         assert record.score("validation_loss") == undisturbed[record.trial_id].score("validation_loss")
     assert missing(store, store.folder / "wandb") == []

@@ -208,6 +208,26 @@ def test_other_stages_take_what_runs_of_the_phase_measured(spec: StudySpec, make
     assert confirm["load"].mid == pytest.approx(100) and confirm["evaluate"].mid < 1000
 
 
+def test_a_run_that_keeps_nothing_does_not_say_how_long_keeping_takes(spec: StudySpec, make_record: MakeRecord) -> None:
+    # full fine-tuning keeps the model of its first seed only; the stage is there all the same
+    full = trial_of(spec, "full", "confirm", 102).model_copy(update={"keep_model": False})
+    run = measured(make_record, full, 5.0, stages=[Stage(stage="save", seconds=0.02)])
+    trial = trial_of(spec, "lora", "confirm")
+    saving = [f.trial(trial).stage_seconds["save"] for f in (Forecaster(spec, card(80), r) for r in ([], [run]))]
+    assert saving[0] == saving[1]
+
+
+def test_further_runs_are_learned_from_as_if_they_had_been_known(spec: StudySpec, make_record: MakeRecord) -> None:
+    trial = trial_of(spec, "lora", "search")
+    runs = [measured(make_record, trial_of(spec, "lora", "search", seed), 5.0 + seed) for seed in range(3)]
+    lost = measured(make_record, trial, 99.0, status="failed")
+    cold = Forecaster(spec, card(80))
+    before = cold.trial(trial)
+    learned = cold.knowing(runs[:1]).knowing([*runs[1:], lost])
+    assert learned.trial(trial) == Forecaster(spec, card(80), runs).trial(trial) != before
+    assert cold.trial(trial) == before
+
+
 def test_a_plan_is_the_sum_of_its_runs(spec: StudySpec) -> None:
     forecaster, found = Forecaster(spec, card(80)), plan(spec, card(80))
     assert [(a.arm, a.trials, a.seeds, a.confirm.fits) for a in found.arms] == [
