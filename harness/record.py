@@ -219,13 +219,20 @@ class Record(Value):
 
 
 def outcomes(records: Iterable[Record]) -> list[Record]:
-    """How each configuration ended. A run that found no room and goes on at a smaller micro-batch is not its end."""
+    """How each configuration ended. A run that found no room and goes on at a smaller micro-batch is not its end.
+
+    Where it ended more than once: as a run that is done, else as the last that ran at all, else for want of room.
+    """
     ends: dict[str, Record] = {}
     for record in records:
         known = ends.get(record.trial.configuration)
-        if not record.goes_on and (known is None or known.status in NO_ROOM or record.status == "done"):
+        if not record.goes_on and (known is None or _weight(record) >= _weight(known)):
             ends[record.trial.configuration] = record
     return list(ends.values())
+
+
+def _weight(record: Record) -> int:
+    return 2 if record.status == "done" else int(record.status not in NO_ROOM)
 
 
 def best(records: Iterable[Record], arm: str, tuning: int = 0) -> Record | None:

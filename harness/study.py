@@ -240,7 +240,7 @@ class _Plan:
                 search.tell(number, record)
 
     def _again(self, record: Record) -> bool:
-        """Whether a trial with this record is to be run again: killed from outside, or failed and asked for."""
+        """Whether a trial with this record is to be run again: killed from outside, or asked for."""
         if record.status == "timed_out":
             limit = self.spec.limits.trial_minutes
             raised = limit is None or limit * 60 > record.seconds * MORE_TIME

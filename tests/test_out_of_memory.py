@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeSpec
+from conftest import MakeRecord, MakeSpec
 from test_study import MadeUp, Silent
 
 from harness import plugins
@@ -15,7 +15,7 @@ from harness.cli.compare import _differences
 from harness.forecast import processors
 from harness.interfaces import Launcher
 from harness.planning import Forecaster
-from harness.record import Record
+from harness.record import Record, outcomes
 from harness.spec import Controls, DataSource, ModelSource, StudySpec
 from harness.store import Store
 from harness.study import run_study
@@ -190,3 +190,34 @@ def test_a_7b_on_a_card_of_24_gb_runs_as_far_as_it_is_forecast_to_fit(make_spec:
     kept = Store(tmp_path).study("s").records()
     assert all(r.forecast is not None and r.forecast.process_bytes is not None for r in kept)
     assert all((r.forecast.fits == "no") == (r.status == "does_not_fit") for r in kept if r.forecast)
+
+
+@pytest.mark.parametrize(
+    ("tries", "end"),
+    [
+        ([(None, "out_of_memory")], None),  # it goes on
+        ([(None, "out_of_memory"), (8, "done")], (8, "done")),
+        ([(None, "does_not_fit"), (8, "does_not_fit"), (4, "diverged")], (4, "diverged")),
+        ([(1, "out_of_memory")], (1, "out_of_memory")),
+        ([(1, "does_not_fit"), (None, "done")], (None, "done")),  # run anyway
+        ([(None, "timed_out"), (8, "diverged")], (8, "diverged")),
+        ([(8, "done"), (4, "failed")], (8, "done")),
+        ([(None, "killed"), (1, "does_not_fit")], (None, "killed")),
+    ],
+)
+def test_how_a_configuration_ended(
+    make_record: MakeRecord, tries: list[tuple[int | None, str]], end: tuple[int, str] | None
+) -> None:
+    records = [make_record(trial={"micro_batch": n}, status=status) for n, status in tries]
+    found = [(r.trial.micro_batch, r.status) for r in outcomes(records)]
+    assert found == ([] if end is None else [end])
+
+
+def test_a_smaller_micro_batch_does_not_help_where_memory_ran_out_outside_training(make_record: MakeRecord) -> None:
+    def out_of_memory(stage: str) -> Record:
+        return make_record(
+            status="out_of_memory", stages=[{"stage": "load", "seconds": 1}, {"stage": stage, "seconds": 1}]
+        )
+
+    assert out_of_memory("train").goes_on
+    assert not out_of_memory("evaluate").goes_on
