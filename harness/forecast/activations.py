@@ -58,25 +58,25 @@ def optimizer(setup: Setup) -> int:
 
 def retained(setup: Setup, device: Device = "cpu") -> dict[str, int]:
     """Bytes kept for backward over all layers when backward begins, by component, without the loss's own."""
-    return {name: size for name, size in _step(setup, device).retained.items() if name != "loss" and size}
+    return {name: size for name, size in count_step(setup, device).retained.items() if name != "loss" and size}
 
 
 def layer_transient(setup: Setup, device: Device = "cpu") -> int:
     """What the backward of the last layer needs above what is kept when it begins: its temporaries, and under
     checkpointing the layer computed again."""
-    found = _step(setup, device)
+    found = count_step(setup, device)
     return found.peaks["last layer"] - found.began["last layer"]
 
 
 def logits(setup: Setup, device: Device = "cpu") -> int:
     """What head and loss need above what is kept for the layers, in forward or in backward."""
-    found = _step(setup, device)
+    found = count_step(setup, device)
     return found.peaks["loss"] - sum(retained(setup, device).values())
 
 
 def step_peak(setup: Setup, device: Device = "cpu") -> int:
     """Peak of one forward and backward pass above weights and optimizer state."""
-    return max(_step(setup, device).peaks.values())
+    return max(count_step(setup, device).peaks.values())
 
 
 def tensors(setup: Setup) -> TensorBytes:
@@ -137,26 +137,27 @@ def _trained_tensors(setup: Setup) -> int:
 
 
 @dataclass(frozen=True)
-class _Counted:
+class Counted:
     """What one step holds, by phase and by component."""
 
     retained: dict[str, int]
     began: dict[str, int]
     peaks: dict[str, int]
 
-    def further(self, other: "_Counted", layers: int) -> "_Counted":
+    def further(self, other: "Counted", layers: int) -> "Counted":
         """Extrapolated by `layers` from `other`, which has one layer less."""
 
         def line(ours: dict[str, int], theirs: dict[str, int]) -> dict[str, int]:
             return {key: value + layers * (value - theirs[key]) for key, value in ours.items() if key in theirs}
 
-        return _Counted(
+        return Counted(
             line(self.retained, other.retained), line(self.began, other.began), line(self.peaks, other.peaks)
         )
 
 
 @lru_cache(maxsize=256)
-def _step(setup: Setup, device: Device) -> _Counted:
+def count_step(setup: Setup, device: Device) -> Counted:
+    """One forward and backward pass, counted."""
     layers = setup.architecture.layers
     if layers <= ENOUGH_LAYERS:
         return Step(setup, device, layers).run()
@@ -207,6 +208,7 @@ class _Places:
     """What every layer is told of positions."""
 
     mask: Tensor | None
+    numbers: Tensor
     rotary: Tensor | None
 
 
@@ -267,14 +269,15 @@ class Step:
 
     # the course of a step
 
-    def run(self) -> _Counted:
+    def run(self) -> Counted:
         meter = self.meter
         meter.enter("forward")
         root, kept = self._forward()
+        meter.began.clear()  # from here on they are those of backward
         meter.enter("loss")
         with meter.inside("gradients"):
             run_backward(root, meter.tensor(1, 4), self._on_node)
-        return _Counted(kept, meter.began, meter.peaks)
+        return Counted(kept, meter.began, meter.peaks)
 
     def _on_node(self, node: Node) -> None:
         if node.phase and node.phase != self.meter.phase:
@@ -325,9 +328,10 @@ class Step:
             mask = self.meter.tensor(pairs, width)
         elif self.setup.attention == "sdpa" and (windowed or (self.setup.padded and self.batch > 1)):
             mask = self.meter.tensor(pairs, 1)
+        numbers = self.meter.tensor(self.length, 8)
         if self.one.positions:
-            return _Places(mask, None)
-        return _Places(mask, self.meter.tensor(2 * self.length * self.one.head_dim, width))
+            return _Places(mask, numbers, None)
+        return _Places(mask, numbers, self.meter.tensor(2 * self.length * self.one.head_dim, width))
 
     def checkpointed(self, block: "_Block", hidden: Tensor, places: "_Places") -> Tensor:
         """torch.utils.checkpoint without reentry: the layer is computed again when its backward begins."""
@@ -681,7 +685,11 @@ class Step:
 
     def eager(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """eager_attention_forward: every score is a tensor, the softmax in fp32."""
-        key, value = self.repeat(key), self.repeat(value)
+        if self.one.heads == self.one.kv_heads:
+            key, value = self.contiguous(key), self.contiguous(value)
+        else:
+            key, value = self.repeat(key), self.repeat(value)
+        query = self.contiguous(query)
         scores = self.times(self.batched(query, key, self.batch * self.one.heads * self.length**2))
         if mask is not None:
             scores = record(scores.like(), [scores], lambda grad: [grad.kept()])
@@ -691,8 +699,12 @@ class Step:
         del scores
         return record(out.like(), [out], lambda grad: [grad.viewed()])
 
+    def contiguous(self, x: Tensor) -> Tensor:
+        """A copy with each head in one piece."""
+        return record(x.like(), [x], lambda grad: [grad.viewed()])
+
     def batched(self, x: Tensor, y: Tensor, elements: int) -> Tensor:
-        """torch.matmul of heads, whose operands are made contiguous."""
+        """torch.matmul of contiguous heads."""
         if self.autocast:
             x, y = self.cast(x, 2), self.cast(y, 2)
         out = x.meter.tensor(elements, x.width)
@@ -736,7 +748,7 @@ class Step:
         return record(out, [hidden], lambda grad: [grad.meter.tensor(elements, grad.width)])
 
     def _tile(self, rows: int, width: int, before: int, passing: int) -> None:
-        """A tile of logits, with `passing` bytes of temporaries per logit: none on a GPU, where Triton works in place."""
+        """A tile of logits, with `passing` bytes of temporaries per logit: none on a GPU (Triton, in place)."""
         meter, one = self.meter, self.one
         n, columns = min(rows, HEAD_ROWS), min(one.vocabulary, HEAD_COLUMNS)
         tile = meter.tensor(n * HEAD_COLUMNS, width)
