@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
+from harness.forecast import optimizers
 from harness.forecast.architecture import Linear
 from harness.forecast.setup import BYTES, Setup
 from harness.forecast.tape import Checkpoint, Leaf, Meter, Node, Tensor, record, run_backward
@@ -52,8 +53,9 @@ def gradients(setup: Setup) -> int:
 
 
 def optimizer(setup: Setup) -> int:
-    """Bytes of AdamW's state: two moments in the weight's dtype and the number of the step per tensor."""
-    return 2 * gradients(setup) + 4 * _trained_tensors(setup)
+    """Bytes of the optimizer's state; torch's AdamW keeps the number of the step for every tensor, too."""
+    states = round(setup.trainable * optimizers.kept(setup.optimizer).bytes_kept(_trained_width(setup)))
+    return states + (4 * _trained_tensors(setup) if setup.optimizer.startswith("adamw_torch") else 0)
 
 
 def retained(setup: Setup, device: Device = "cpu") -> dict[str, int]:
@@ -700,7 +702,9 @@ class Step:
         return record(out.like(), [out], lambda grad: [grad.viewed()])
 
     def contiguous(self, x: Tensor) -> Tensor:
-        """A copy with each head in one piece."""
+        """A copy with each head in one piece; heads of a single sequence are multiplied where they lie."""
+        if self.batch == 1:
+            return x
         return record(x.like(), [x], lambda grad: [grad.viewed()])
 
     def batched(self, x: Tensor, y: Tensor, elements: int) -> Tensor:
