@@ -378,10 +378,8 @@ def _trains(trial: Trial) -> bool:
 
 def _evaluation(setup: Setup, batch: int) -> Phase:
     """The held-out loss of a batch of the longest rows: optimizer state and gradients are gone by then."""
-    tokens = batch * setup.length
-    hidden = tokens * setup.architecture.hidden * BYTES[setup.compute]
-    logits = LOGIT_BYTES * tokens * setup.architecture.vocabulary
-    return Phase(name="evaluation", components=weights(setup) | {"activations": hidden, "logits and loss": logits})
+    logits = LOGIT_BYTES * batch * setup.length * setup.architecture.vocabulary
+    return Phase(name="evaluation", components=weights(setup) | {"logits and loss": logits})
 
 
 def _higher(one: Interval, other: Interval) -> Interval:

@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from harness.forecast import processors
 from harness.forecast.memory import Memory
 from harness.forecast.processors import Processor
 from harness.intervals import Difference, Spread
-from harness.planning import HEADROOM, USUAL_SCATTER, Forecaster, _rates_of, fits
+from harness.planning import HEADROOM, LOGIT_BYTES, USUAL_SCATTER, Forecaster, _rates_of, fits
 from harness.record import Fit, Forecast, Interval, Record, Stage, TensorBytes, Training
 from harness.spec import StudySpec
 from harness.trial import Trial
@@ -109,6 +110,29 @@ def test_a_large_batch_of_evaluation_can_be_what_does_not_fit(make_spec: MakeSpe
     assert forecast.peak_phase == "evaluation"
     assert forecast.components["logits and loss"] == 64 * 512 * 32_000 * 12
     assert forecast.fits == "no"
+
+
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+def test_the_held_out_loss_takes_as_many_bytes_per_logit_as_is_forecast(compute: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from harness import accounting, tiny
+    from harness.data import IGNORED, Tokens
+    from harness.evaluate import held_out_loss
+
+    batch, length, vocabulary = 16, 64, 1024
+    ids = list(range(5, 5 + length))
+    rows = [Tokens(str(i), ids, [IGNORED, *ids[1:]]) for i in range(batch)]
+    model = AutoModelForCausalLM.from_pretrained(tiny.MODEL, dtype=torch.float32)
+
+    def evaluate() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bf16"):
+            held_out_loss(model, rows, "loss", batch, 0)
+
+    evaluate()  # first touches are not the loss's
+    peak = accounting.step_peak(evaluate, torch.device("cpu"))
+    assert peak == pytest.approx(LOGIT_BYTES * batch * length * vocabulary, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -302,6 +326,31 @@ def test_a_searched_rank_is_planned_at_its_largest(make_spec: MakeSpec) -> None:
     assert budget.largest(spec.arms["lora"]) == {"rank": 64, "dora": True, "learning_rate": 1e-4}
     adapter = Forecaster(spec, card(80)).setup(trial_of(spec, "lora", "search")).adapter
     assert adapter is not None and adapter.rank == 64 and adapter.dora
+
+
+def test_a_time_limit_that_runs_will_not_keep_is_told_beforehand(make_spec: MakeSpec) -> None:
+    def told(minutes: float) -> bool:
+        found = plan(llama(make_spec, limits={"trial_minutes": minutes}), card(80))
+        return any("limits.trial_minutes" in doubt for doubt in found.doubts)
+
+    assert told(0.1) and not told(10_000)
+
+
+def test_what_has_to_be_downloaded_is_told_unless_it_is_here(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    spec = llama(make_spec)
+    assert plan(spec, card(80)).download_bytes == 2 * 6_738_415_616  # two bytes for each weight of Llama 2 7B
+    folder = tmp_path / "models--meta-llama--Llama-2-7b-hf" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").touch()
+    (folder.parent.parent / "refs").mkdir()
+    (folder.parent.parent / "refs" / "main").write_text("abc")
+    assert plan(spec, card(80)).download_bytes == 0
+    assert plan(make_spec(), processors.find("cpu")).download_bytes == 0
 
 
 def test_more_seeds_and_items_show_smaller_differences(make_spec: MakeSpec) -> None:

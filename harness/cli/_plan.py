@@ -159,11 +159,12 @@ def _basis(plan: Plan) -> Iterable[str]:
     yield f"Times: {cold if plan.calibration == 'cold' else f'sharpened by {plan.calibration}'}."
     if plan.processor.kind == "cpu":
         yield "They are of one run after another; harness study makes one on each core at a time."
-    yield (
-        f"Disk: {plan.disk_bytes / GIB:.1f} GiB for adapters and kept models."
-        if plan.disk_bytes >= GIB / 10
-        else (f"Disk: {plan.disk_bytes / MIB:.0f} MiB for adapters and kept models.")
+    base = (
+        f", and about {plan.download_bytes / GIB:.1f} GiB for the base, to be downloaded" if plan.download_bytes else ""
     )
+    kept = plan.disk_bytes
+    size = f"{kept / GIB:.1f} GiB" if kept >= GIB / 10 else f"{kept / MIB:.0f} MiB"
+    yield f"Disk: {size} for adapters and kept models{base}."
     for doubt in plan.doubts:
         yield f"note: {doubt}"
 
