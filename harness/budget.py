@@ -144,7 +144,7 @@ def _over_time(spec: StudySpec, arms: Iterable[ArmPlan]) -> Iterator[str]:
     for arm in arms:
         minutes = arm.confirm.seconds.mid / 60
         if limit is not None and minutes > limit:
-            yield f"a run of {arm.arm} takes about {minutes:.0f} minutes, and limits.trial_minutes is {limit:g}"
+            yield f"a run of {arm.arm} takes about {minutes:.2g} minutes, and limits.trial_minutes is {limit:g}"
 
 
 def trial_of(spec: StudySpec, name: str, phase: Phase, seed: int = 0) -> Trial:
