@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.errors import HarnessError
 from harness.forecast import catalogue, processors
-from harness.forecast.architecture import Architecture
+from harness.forecast.architecture import Architecture, Linear
 from harness.forecast.losses import loss_bytes
 from harness.forecast.setup import Attention, Loss, Profile, Setup, Sharding
 from harness.interfaces import AdapterShape
@@ -49,8 +49,8 @@ class LossRow:
 
 def publisher(row: Row) -> str:
     """Who measured: the unit that is weighted equally."""
-    source = str(row["source"])
-    return re.split(r"[ /]", source)[0].lower()
+    source = re.split(r"[ /]", str(row["source"]))[0].lower()
+    return "lightning-ai" if source == "lightning" else source
 
 
 def setup_of(row: Row) -> Setup | LossRow | str:
@@ -70,8 +70,10 @@ def setup_of(row: Row) -> Setup | LossRow | str:
         return "lengths of the batches are not stated"
     if "train AND eval" in str(row["mem_kind"]):
         return "the peak includes an evaluation by generation that is not described"
-    if "litgpt" in str(row["source"]) and shape.tied:
-        shape = shape.model_copy(update={"tied": False})  # its models have a head of their own
+    if _is_litgpt(row):
+        shape = _in_litgpt(shape)
+        if row["method"] == "full" and row["n_gpus"] == 1 and _below_states(row, shape):
+            return "measured less than weights, gradients and optimizer state take: not a step of training"
     if shape.model_type == "mpt":  # trained with a table of positions as long as the sequences
         shape = shape.model_copy(update={"positions": int(row["seq_len"])})
     if "device_map" in str(row["sharding"]) or "model-parallel" in str(row["sharding"]):
@@ -134,11 +136,53 @@ def profile_of(row: Row, shape: Architecture) -> Profile:
     if "fitcheck" in source:
         return Profile(name="fitcheck", residual="fp32" if qlora else None, rest="fp32" if qlora else None,
                        autocast=False, holds_logits=True, expandable_segments=False)  # fmt: skip
-    if "litgpt" in source or "Lightning" in source:
-        return Profile(name="litgpt", keeps_quantized_input=True, autocast=False, expandable_segments=False)
+    if _is_litgpt(row):
+        # its resource tables put the longest sample first; its configurations are measured over whole runs
+        tables = "config_hub" not in source
+        return Profile(
+            name=f"litgpt-{'2023' if tables else '2024'}",
+            software="litgpt",
+            keeps_quantized_input=True,
+            stale_inputs=not tables,
+            quantizes_head=qlora,
+            peaks_first=tables,
+            autocast=False,
+            expandable_segments=False,
+        )
     if "torchtune" in source:
-        return Profile(name="torchtune", autocast=False, expandable_segments="expandable_segments" in notes)
+        flags = "Optimization flags" in source and not notes.startswith(("Baseline", "+packed"))
+        return Profile(
+            name="torchtune-0.4",
+            software="torchtune",
+            unsharded_layers=2,  # FSDP2 gathers the next layer's ahead of time
+            compiled=flags or "compile" in notes.lower(),
+            optimizer_in_backward="optimizer_in_bwd" in str(row["optimizer"]),
+            autocast=False,
+            expandable_segments="expandable_segments" in notes,
+        )
     return Profile(name="published", expandable_segments=False)
+
+
+def _is_litgpt(row: Row) -> bool:
+    return str(row["source"]).startswith("Lightning")
+
+
+def _in_litgpt(shape: Architecture) -> Architecture:
+    """As LitGPT builds it: every model has a head of its own, and its parts have the same names in all of them."""
+    query, key = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    hidden, inner = shape.hidden, shape.intermediate
+    bias = any(one.bias for one in shape.linears)
+    parts = [("q_proj", hidden, query), ("k_proj", hidden, key), ("v_proj", hidden, key), ("o_proj", query, hidden)]
+    parts += [("gate_proj", hidden, inner)] * shape.gated
+    parts += [("up_proj", hidden, inner), ("down_proj", inner, hidden)]
+    linears = tuple(Linear(name=name, inputs=i, outputs=o, bias=bias) for name, i, o in parts)
+    return shape.model_copy(update={"tied": False, "linears": linears})
+
+
+def _below_states(row: Row, shape: Architecture) -> bool:
+    """Two bytes each of weight and gradient and four of AdamW's state cannot be had for less."""
+    measured = row["peak_mem_gb"]
+    return measured is not None and float(measured) * 1e9 < 8 * shape.parameters
 
 
 def context_of(row: Row) -> int:
@@ -172,7 +216,7 @@ def _storage(row: Row) -> tuple[float, str, bool]:
         return (8 + 16 / 128 + 8 / 128 if "gptq" in notes else 8.0), "int8", True
     if "gptq" in notes or "gptq" in str(row["model"]).lower():
         return (4.0 if str(row["model"]).lower() in UNGROUPED else GPTQ), "gptq", True
-    double = "double quant" in notes or "nf4-dq" in notes or "torchao" in notes
+    double = "double quant" in notes or "nf4-dq" in notes or "torchtune" in str(row["source"])
     return (NF4_DOUBLE if double else NF4), "nf4", True
 
 
@@ -220,8 +264,12 @@ def _adapter_dtype(row: Row) -> Dtype:
 
 def _optimizer(row: Row) -> str:
     name = str(row["optimizer"] or "adamw_torch").lower()
+    if _is_litgpt(row) and row["method"] == "qlora":
+        return "paged_adamw"  # LitGPT takes bitsandbytes' where the base is quantized
     if "8bit" in name:
         return "paged_adamw_8bit" if "paged" in name else "adamw_8bit"
+    if "torchtune" in str(row["source"]) and name == "adamw":
+        return "adamw_torch_fused"  # its recipes ask for it
     if "sgd" in name:
         return "sgd"
     if "fused" in name:
@@ -231,6 +279,8 @@ def _optimizer(row: Row) -> str:
 
 def _checkpointing(row: Row) -> bool | Any:
     text = str(row["grad_checkpointing"])
+    if re.search("activation offload|as LoRA", str(row["notes"])):
+        return "offloaded"
     return "offloaded" if "offloaded" in text else text.startswith("y")
 
 

@@ -159,7 +159,8 @@ def memory_points(rows: Iterable[Row]) -> tuple[list[Point], list[Verdict], Coun
     reasons: Counter[str] = Counter()
     for row in rows:
         measured = [(row["mem_kind"], row["peak_mem_gb"]), (row["mem_alt_kind"], row["peak_mem_alt_gb"])]
-        measured = [(k, float(v)) for k, v in measured if v is not None and k in KINDS]
+        devices = float(row["n_gpus"] or 1) if "summed over GPUs" in str(row["notes"]) else 1.0
+        measured = [(k, float(v) / devices) for k, v in measured if v is not None and k in KINDS]
         if not measured and row["quality"] != "OOM":
             continue  # a row about time
         setup = setup_of(row)

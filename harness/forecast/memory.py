@@ -3,10 +3,12 @@
 A sum over all phases would be 10 to 60 % too high; leaving out the logits 30 to 50 % too low for large vocabularies.
 """
 
-from harness.forecast import activations
+import math
+
+from harness.forecast import activations, litgpt, torchtune
 from harness.forecast.losses import loss_bytes
 from harness.forecast.optimizers import kept
-from harness.forecast.setup import BYTES, Setup
+from harness.forecast.setup import BYTES, Setup, Step
 from harness.record import Interval
 from harness.spec import Dtype, Value
 
@@ -54,11 +56,12 @@ def memory(setup: Setup, card: int | None = None, context: int = 500_000_000) ->
     A run of this project's own stack is counted tensor by tensor (`activations.py`); others, whose operations are not
     known one by one, follow the closed forms below with the profile of their software.
     """
-    step = counted(setup) if is_counted(setup) else closed_form(setup)
+    step = one_step(setup)
     shape = setup.architecture
     gradients = gradient_bytes(setup)
-    steady = weights(setup) | {"optimizer": optimizer_states(setup)}
-    kept_whole = {"gradients": gradients} if setup.accumulation > 1 or not setup.full else {}
+    steady = weights(setup) | {"optimizer": 0 if setup.profile.peaks_first else optimizer_states(setup)}
+    before = setup.accumulation > 1 or not setup.full
+    kept_whole = {"gradients": gradients} if before and not setup.profile.peaks_first else {}
     extra = unsharded(setup) | {"attention mask": mask(setup)}
     held = {"logits": logit_width(setup) * shape.vocabulary * setup.tokens} if setup.profile.holds_logits else {}
     of_backward = steady | extra
@@ -84,23 +87,19 @@ def memory(setup: Setup, card: int | None = None, context: int = 500_000_000) ->
     return Memory(phases=phases, reserved=reserved, process=_process(setup, reserved, context))
 
 
-class Step(Value):
-    """What one forward and backward pass needs beside weights, optimizer state and whole gradients, in bytes."""
-
-    saved: int
-    """Activations that wait for the backward pass when it begins, logits not counted."""
-    loss: int
-    """Logits, their copies and the loss."""
-    layer: int
-    """The backward pass of one layer, what is computed again included."""
-    end: int
-    """The backward pass of the last layer to be gone through, when every gradient is there."""
+def one_step(setup: Setup) -> Step:
+    """One forward and backward pass, as the software of the run does it."""
+    if setup.profile.software == "litgpt":
+        return litgpt.step(setup)
+    if setup.profile.software == "torchtune":
+        return torchtune.step(setup)
+    return counted(setup) if is_counted(setup) else closed_form(setup)
 
 
 def is_counted(setup: Setup) -> bool:
     """Whether `activations.py` knows every operation of the run."""
     plain = setup.architecture.experts == 1 and setup.checkpointing != "offloaded"
-    return setup.profile.name == "harness" and plain and setup.sharding in {"none", "ddp"}
+    return setup.profile.software == "harness" and plain and setup.sharding in {"none", "ddp"}
 
 
 def counted(setup: Setup) -> Step:
@@ -132,12 +131,15 @@ def trained_width(setup: Setup) -> int:
 def weights(setup: Setup) -> dict[str, int]:
     """Bytes of the base and of what is added to it, as they stay on one device."""
     shape = setup.architecture
-    rest = shape.embedding_parameters + shape.small_parameters
+    linears, rest = shape.linear_parameters, shape.embedding_parameters + shape.small_parameters
     if setup.quantized:
         width, rest_width = setup.weight_bits / 8, float(BYTES[setup.profile.rest or setup.compute])
+        if setup.profile.quantizes_head:
+            head = shape.vocabulary * shape.hidden
+            rest, linears = rest - head, linears + head
     else:
         width = rest_width = trained_width(setup) if setup.full else setup.weight_bits / 8
-    linear, other = shape.linear_parameters * width, rest * rest_width
+    linear, other = linears * width, rest * rest_width
     share = _share(setup, "weights")
     parts = {"linear layers": round(linear / share), "embeddings, head, norms": round(other / share)}
     if setup.adapter is not None:
@@ -151,11 +153,15 @@ def optimizer_states(setup: Setup) -> int:
 
 def optimizer_copies(setup: Setup) -> int:
     """Temporary copies while a step is taken."""
+    if setup.profile.optimizer_in_backward:
+        return 0
     copies = kept(setup.optimizer).temporary * trained_width(setup)
     return round(setup.trainable * copies / _share(setup, "states"))
 
 
 def gradient_bytes(setup: Setup) -> int:
+    if setup.profile.optimizer_in_backward:
+        return 0  # those of one layer at a time, within its backward pass
     return round(setup.trainable * trained_width(setup) / _share(setup, "gradients"))
 
 
@@ -266,23 +272,24 @@ def unsharded(setup: Setup) -> dict[str, int]:
     shape = setup.architecture
     width = BYTES[setup.compute]
     layer = setup.weight_bits / 8 if setup.quantized else width
-    layers = setup.profile.unsharded_layers + (1 if setup.full else 0)
-    return {
-        "unsharded weights": round(
-            width * shape.embedding_parameters + layers * layer * shape.linear_parameters / shape.layers
-        )
-    }
+    root = shape.embedding_parameters
+    if setup.profile.software == "torchtune":  # it wraps the embedding and the head apart
+        root = shape.vocabulary * shape.hidden
+    layers = max(setup.profile.unsharded_layers, 2) if setup.full else setup.profile.unsharded_layers
+    return {"unsharded weights": round(width * root + layers * layer * shape.linear_parameters / shape.layers)}
 
 
-def _share(setup: Setup, what: str) -> int:
-    """Over how many devices a part is split."""
+def _share(setup: Setup, what: str) -> float:
+    """Over how many devices a part is split; infinitely many where it lives in the host's memory."""
+    if setup.offload:
+        return math.inf
     split = {
         "fsdp": ("weights", "gradients", "states"),
         "zero3": ("weights", "gradients", "states"),
         "zero2": ("gradients", "states"),
         "zero1": ("states",),
     }
-    return setup.devices if what in split.get(setup.sharding, ()) else 1
+    return setup.devices if what in split.get(setup.sharding, ()) else 1.0
 
 
 def _widths(setup: Setup) -> tuple[int, int, int, int]:

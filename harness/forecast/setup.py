@@ -17,11 +17,16 @@ Loss = Literal["full", "triton", "liger", "chunked", "cut"]
 Sharding = Literal["none", "ddp", "fsdp", "zero1", "zero2", "zero3"]
 
 
+Software = Literal["harness", "transformers", "litgpt", "torchtune"]
+
+
 class Profile(Value):
     """How the libraries in use behave where their versions, or their choices, change bytes."""
 
     name: str
-    """Such as `harness`, `transformers-4`, `litgpt`."""
+    """Such as `harness`, `trl-2023`, `litgpt-2024`."""
+    software: Software = "transformers"
+    """Whose operations a step is made of: `transformers` stands for its trainer and others built on it."""
     logit_bytes: float | None = None
     """Bytes per logit at the peak of the loss where it differs from the loss path's own."""
     residual: Dtype | None = None
@@ -38,6 +43,16 @@ class Profile(Value):
     """Generation of the flash kernel: the first reaches about half the rate of the second (arXiv:2307.08691)."""
     keeps_quantized_input: bool = False
     """bitsandbytes before 0.43.2 kept the input of every 4-bit layer for backward (bitsandbytes#1270)."""
+    stale_inputs: bool = False
+    """Those inputs outlive the backward pass and are still there in the next forward pass (seen with LitGPT of 2024)."""
+    quantizes_head: bool = False
+    """The head is quantized too (Lightning Fabric's bitsandbytes plugin)."""
+    peaks_first: bool = False
+    """The longest batch comes first, before gradients and optimizer state exist."""
+    compiled: bool = False
+    """torch.compile of the layers: fewer intermediate results are kept."""
+    optimizer_in_backward: bool = False
+    """Each weight is updated, and its gradient freed, as soon as the gradient is there."""
     shards_upcast: bool = True
     """FSDP upcasts trained weights, and what one layer keeps, to fp32 under mixed precision (accelerate since 2024)."""
     unsharded_layers: int = 1
@@ -46,8 +61,21 @@ class Profile(Value):
     """PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, which the harness sets: little is lost to fragmentation."""
 
 
-HARNESS = Profile(name="harness")
+HARNESS = Profile(name="harness", software="harness")
 """What the trials of this project run: transformers 5 and TRL 1, no PEFT preparation, expandable segments."""
+
+
+class Step(Value):
+    """What one forward and backward pass needs beside weights, optimizer state and whole gradients, in bytes."""
+
+    saved: int
+    """Activations that wait for the backward pass when it begins, logits not counted."""
+    loss: int
+    """Logits, their copies and the loss."""
+    layer: int
+    """The backward pass of one layer, what is computed again included."""
+    end: int
+    """The backward pass of the last layer to be gone through, when every gradient is there."""
 
 
 class Setup(Value):
