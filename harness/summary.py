@@ -51,6 +51,8 @@ class ArmRow:
     """The one that tuning chose."""
     at_edge: bool
     """The chosen learning rate is the lowest or highest that was tried: a better one may lie beyond."""
+    micro_batch: str
+    """Sequences per forward pass of the judged runs: smaller than the controls' where there was no room for those."""
     peak_bytes: int | None
     """Highest memory of a training step: tensors by kind, or what CUDA's allocator held."""
     train_seconds: float | None
@@ -362,6 +364,7 @@ def _row(spec: StudySpec, name: str, evidence: Evidence) -> ArmRow:
         retention=_means(runs, "retention"),
         learning_rate=float(chosen) if chosen is not None else None,
         at_edge=tried and chosen is not None and float(chosen) in (rates[0], rates[-1]),
+        micro_batch=", ".join(map(str, sorted({r.trial.training.per_pass for r in runs}))),
         peak_bytes=max((p for r in runs if (p := peak_bytes(r)) is not None), default=None),
         train_seconds=_mean([r.train.loop_seconds for r in runs if r.train]),
         tokens_per_second=_mean([r.train.tokens_per_second for r in runs if r.train and r.train.tokens_per_second]),

@@ -11,14 +11,16 @@ from test_study import MadeUp, Silent
 
 from harness import plugins
 from harness.cli._table import render
+from harness.cli.compare import _differences
 from harness.forecast import processors
 from harness.interfaces import Launcher
 from harness.planning import Forecaster
 from harness.record import Record
-from harness.spec import StudySpec
+from harness.spec import Controls, DataSource, ModelSource, StudySpec
 from harness.store import Store
 from harness.study import run_study
 from harness.summary import Summary, summarise
+from harness.trial import Trial
 
 NARROW = '''
 import torch
@@ -92,6 +94,19 @@ def row(summary: Summary, arm: str) -> dict[str, Any]:
     return vars(next(r for r in summary.arms if r.arm == arm))
 
 
+def test_a_trial_at_the_studys_own_micro_batch_has_the_id_it_always_had() -> None:
+    # or a study begun before there were other micro-batches would run everything again
+    controls = Controls(model=ModelSource(id="tiny"), data=DataSource(path="tiny"))
+    trial = Trial(
+        study="s", arm="lora", phase="confirm", seed=101, method="lora", quantization="fp32",
+        params={"learning_rate": 0.002, "rank": 8}, controls=controls, model_digest="m0", data_digest="d0",
+    )  # fmt: skip
+    assert trial.id == trial.configuration == "a8c8163f6156"
+    assert trial.at(4).id not in {trial.id, trial.at(2).id}
+    assert trial.at(4).configuration == trial.id
+    assert (trial.training.per_pass, trial.at(4).training.per_pass, trial.at(4).training.batch) == (16, 4, 16)
+
+
 @pytest.mark.usefixtures("narrow")
 def test_an_arm_out_of_memory_goes_on_at_half_the_micro_batch_until_it_fits(
     spec: StudySpec, launcher: Launcher, tmp_path: Path
@@ -117,6 +132,11 @@ def test_an_arm_out_of_memory_goes_on_at_half_the_micro_batch_until_it_fits(
     narrow = row(summary, "narrow")
     assert narrow["statuses"] == {"out_of_memory": 2, "done": 2}
     assert (narrow["search_trials"], narrow["failed"]) == (1, 0)
+    assert (narrow["micro_batch"], row(summary, "lora")["micro_batch"]) == ("2", "8")
+    (differing,) = [
+        v for k, v in _differences(spec, {r.arm: r for r in summary.arms}, "lora", "narrow").items() if k != "method"
+    ]
+    assert differing == ["8", "2"]
     shown = render(summary)
     assert "2 out of memory, 2 done" in " ".join(shown.split())
     assert "narrow: run at micro_batch 2 since 8 was out of memory; the effective batch is the same" in shown

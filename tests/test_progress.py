@@ -1,11 +1,13 @@
 """What is said of a study while it runs: one line per run, what it was forecast to need, and the time that is left."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import MakeRecord, MakeSpec
 
 from harness.cli._progress import Clock, PlainLines, beside, outcome
+from harness.cli.study import _memory_lines
 from harness.record import Interval, Stage
 from harness.summary import ForecastError, forecast_error
 
@@ -104,3 +106,17 @@ def test_an_interval_of_a_forecast_is_kept_as_columns(make_record: MakeRecord) -
     assert forecast.columns["forecast_seconds_mid"] == 6
     assert forecast.columns["forecast_process_bytes_mid"] is None
     assert forecast.columns["forecast_fits"] == "yes"
+
+
+def test_a_study_ends_with_the_error_of_its_forecasts_and_with_what_was_not_run(
+    make_record: MakeRecord, tmp_path: Path
+) -> None:
+    done = make_record(forecast=a_forecast(9.0), **on_a_gpu(10))
+    without_room = {"status": "does_not_fit", "detail": "needs 130 GiB, H200 has 120", "forecast": a_forecast()}
+    refused = [make_record(trial={"arm": "full", "micro_batch": n}, **without_room) for n in (2, 1)]
+    assert list(_memory_lines([done, *refused], tmp_path)) == [
+        "forecast: time 20 %, memory 6 % off at the median (1 done); more: harness plan --score",
+        "1 run does not fit: full; the first: needs 130 GiB, H200 has 120",
+        f"run it anyway with --run-anyway, or see what would fit: harness plan {tmp_path / 'study.yaml'}",
+    ]
+    assert list(_memory_lines([make_record()], tmp_path)) == []

@@ -125,12 +125,13 @@ def _memory_lines(records: "Sequence[Record]", folder: Path) -> "Iterator[str]":
     shares = [(name, e) for name, e in (("time", error.time), ("memory", error.memory)) if e is not None]
     if shares:
         said = ", ".join(f"{name} {100 * e:.2g} %" for name, e in shares)
-        yield f"forecast: {said} off at the median of {error.runs} runs; more: harness plan --score"
+        yield f"forecast: {said} off at the median ({error.runs} done); more: harness plan --score"
     refused = [r for r in outcomes(records) if r.status == "does_not_fit"]
     if refused:
         arms = ", ".join(dict.fromkeys(r.trial.arm for r in refused))
-        yield f"{len(refused)} runs not run, forecast not to fit: {arms}; the first: {refused[0].detail}"
-        yield f"run them anyway with --run-anyway, or see what would fit: harness plan {folder / 'study.yaml'}"
+        some, them = ("1 run does", "it") if len(refused) == 1 else (f"{len(refused)} runs do", "them")
+        yield f"{some} not fit: {arms}; the first: {refused[0].detail}"
+        yield f"run {them} anyway with --run-anyway, or see what would fit: harness plan {folder / 'study.yaml'}"
 
 
 def _by_reason(records: "Sequence[Record]") -> "dict[str, list[Record]]":
