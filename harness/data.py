@@ -128,15 +128,15 @@ def check(source: DataSource, found: Source) -> None:
         return
     rows = read_rows(source, found)
     kind, columns = recognise(rows[0].keys(), source)
-    stand_in: Any = _StandIn()
+    stand_in: Any = StandIn()
     pieces = [row_segments(source, number, row, kind, columns, stand_in) for number, row in enumerate(rows)]
     usable = dict.fromkeys(json.dumps(p) for p in pieces if any(trained for _, trained in p))
     if not usable:
         raise DataError(f"{source.path}: none of its {len(rows)} rows has an answer to train on")
-    split_rows([_prompt(json.loads(p)) for p in list(usable)[: source.rows]], source)
+    split_rows([prompt_of(json.loads(p)) for p in list(usable)[: source.rows]], source)
 
 
-class _StandIn:
+class StandIn:
     """In a tokenizer's place where rows are only looked at."""
 
     eos_token = ""
@@ -158,7 +158,7 @@ def row_segments(
         raise DataError(f"{source.path}: row {number + 1}: {error.message}", error.remedy) from error
 
 
-def _prompt(pieces: Sequence[Sequence[Any]]) -> str:
+def prompt_of(pieces: Sequence[Sequence[Any]]) -> str:
     """What rows that must share a split have in common."""
     return "".join(str(text) for text, trained in pieces[:1] if not trained) or json.dumps(pieces)
 
@@ -341,7 +341,7 @@ def _make(source: DataSource, found: Source, tokenizer: "PreTrainedTokenizerBase
         if not any(label != IGNORED for label in labels[1:]):
             dropped["no answer within max_length" if any(t for _, t in pieces) else "no answer"] += 1
             continue
-        kept.append((_prompt(pieces), digest(whole), ids, labels))
+        kept.append((prompt_of(pieces), digest(whole), ids, labels))
     if not kept:
         why = ", ".join(f"{n} {r}" for r, n in dropped.items())
         raise DataError(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from harness.record import Record, Step
+from harness.record import Forecast, Record, Step
 from harness.spec import Training, Value
 from harness.trial import Trial
 
@@ -103,6 +103,8 @@ class Job(Value):
     trackers: dict[str, dict[str, str]] = {}
     """Tracker by name with its settings."""
     time_limit_seconds: float | None = None
+    forecast: Forecast | None = None
+    """What the trial is expected to need; None where that could not be said."""
 
 
 class Launcher(Protocol):

@@ -8,13 +8,17 @@ from typing import Any, Literal
 from harness.spec import Value
 from harness.trial import Phase, Trial
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: without forecasts; a run that was out of memory was not tried at a smaller micro-batch."""
 
 Status = Literal[
     "done", "out_of_memory", "does_not_fit", "diverged", "pruned", "timed_out", "killed", "failed"
 ]  # fmt: skip
 SETTLED: frozenset[Status] = frozenset({"done", "out_of_memory", "does_not_fit", "diverged", "pruned", "timed_out"})
 """Outcomes that say something about the configuration: doing the trial again would only repeat them."""
+
+NO_ROOM: frozenset[Status] = frozenset({"out_of_memory", "does_not_fit"})
+"""Too little memory, as measured or as forecast."""
 
 OBJECTIVE = "validation_loss"
 """What tuning minimises: less noisy than an accuracy on the same rows."""
@@ -101,6 +105,10 @@ class Interval(Value):
 
 Fit = Literal["yes", "likely", "uncertain", "no"]
 
+FORECAST_INTERVALS = ("allocated_bytes", "reserved_bytes", "process_bytes", "seconds")
+"""The figures of a forecast that have columns of their own in the table `trials`."""
+BOUNDS = ("low", "mid", "high")
+
 
 class Forecast(Value):
     """What a trial was expected to need, written before it ran."""
@@ -132,6 +140,13 @@ class Forecast(Value):
     """What sharpened the times: `cold` (the table of GPUs alone), or the measured runs that were used."""
     doubts: list[str] = []
     """Why it may be wrong, in words."""
+
+    @property
+    def columns(self) -> dict[str, float | str | None]:
+        """The main figures, named as in the table `trials`."""
+        parts = {name: getattr(self, name) for name in FORECAST_INTERVALS}
+        figures = {f"forecast_{k}_{b}": v and getattr(v, b) for k, v in parts.items() for b in BOUNDS}
+        return {**figures, "forecast_fits": self.fits, "forecast_device": self.device}
 
 
 class Training(Value):
@@ -186,12 +201,31 @@ class Record(Value):
     def phase(self) -> Phase:
         return self.trial.phase
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the same run is to be tried at a smaller micro-batch: there was no room for it in training."""
+        curable = self.stages[-1].stage == "train" if self.stages else True
+        if self.status == "does_not_fit" and self.forecast is not None:
+            curable = self.forecast.peak_phase not in {"load", "evaluation"}
+        trains = self.trial.method != "none" and self.trial.training.smaller is not None
+        return self.status in NO_ROOM and curable and trains and self.schema_version > 1
+
     def score(self, metric: str) -> float | None:
         """The value of `task/metric` or of a loss such as `test_loss`."""
         for score in self.scores:
             if metric in {f"{score.task}/{score.metric}", score.task}:
                 return score.value
         return None
+
+
+def outcomes(records: Iterable[Record]) -> list[Record]:
+    """How each configuration ended. A run that found no room and goes on at a smaller micro-batch is not its end."""
+    ends: dict[str, Record] = {}
+    for record in records:
+        known = ends.get(record.trial.configuration)
+        if not record.goes_on and (known is None or known.status in NO_ROOM or record.status == "done"):
+            ends[record.trial.configuration] = record
+    return list(ends.values())
 
 
 def best(records: Iterable[Record], arm: str, tuning: int = 0) -> Record | None:
@@ -213,7 +247,7 @@ def confirmations(records: Iterable[Record]) -> list[Record]:
     chosen = {key: best(records, *key) for key in {(r.trial.arm, r.trial.tuning) for r in records}}
     return [
         r
-        for r in records
+        for r in outcomes(records)
         if r.phase == "confirm"
         and ((found := chosen[r.trial.arm, r.trial.tuning]) is None or found.trial.params == r.trial.params)
     ]

@@ -101,7 +101,7 @@ def _hub_commit(repo: str, revision: str | None, kind: Literal["model", "dataset
             HfApi().auth_check(repo, repo_type=kind)
         return str(info.sha)
 
-    cached = _cached_commit(repo, revision, kind)
+    cached = cached_commit(repo, revision, kind)
     try:
         return _within(ANSWER_SECONDS, ask)
     except GatedRepoError as error:
@@ -155,7 +155,7 @@ def _short(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
 
 
-def _cached_commit(repo: str, revision: str | None, kind: str) -> str | None:
+def cached_commit(repo: str, revision: str | None, kind: str) -> str | None:
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repo.replace('/', '--')}"

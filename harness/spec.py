@@ -97,6 +97,17 @@ class Training(Section):
             raise ValueError(f"micro_batch {self.micro_batch} does not divide batch {self.batch}")
         return self
 
+    @property
+    def per_pass(self) -> int:
+        """Sequences per forward pass."""
+        return self.micro_batch or self.batch
+
+    @property
+    def smaller(self) -> int | None:
+        """The next smaller micro-batch of the same effective batch: half as many sequences, or the most below that
+        which divide it. None: there is one sequence per pass already."""
+        return next((n for n in range(self.per_pass // 2, 0, -1) if self.batch % n == 0), None)
+
 
 class Evaluation(Section):
     """What every arm is asked after training."""

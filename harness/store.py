@@ -30,6 +30,8 @@ import pyarrow.parquet as pq
 from harness.errors import StoreError, did_you_mean
 from harness.protocol import Declaration, declare
 from harness.record import (
+    BOUNDS,
+    FORECAST_INTERVALS,
     SCHEMA_VERSION,
     Example,
     Record,
@@ -174,6 +176,7 @@ def _rows(record: Record) -> dict[str, list[dict[str, Any]]]:
         **({f"train_{k}": v for k, v in record.train.model_dump().items()} if record.train else {}),
         **({f"{k}_bytes": v for k, v in record.memory.model_dump().items()} if record.memory else {}),
         "peak_bytes": record.memory.peak if record.memory else None,
+        **(record.forecast.columns if record.forecast else {}),
         "trial": trial.model_dump(mode="json"),
     }
     row = {k: json.dumps(v, sort_keys=True) if k in JSON_COLUMNS else v for k, v in row.items()}
@@ -269,6 +272,8 @@ def _schemas() -> dict[str, pa.Schema]:
         *_columns(Training, prefix="train_"),
         *_columns(TensorBytes, suffix="_bytes"),
         ("peak_bytes", pa.int64()),
+        *[(f"forecast_{figure}_{bound}", pa.float64()) for figure in FORECAST_INTERVALS for bound in BOUNDS],
+        *[(f"forecast_{name}", pa.string()) for name in ("fits", "device")],
         ("trial", pa.string()),
     ]
     rows: dict[str, type[Value]] = {"scores": Score, "examples": Example, "steps": Step, "stages": Stage}

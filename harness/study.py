@@ -1,20 +1,22 @@
 """Bring the store up to date with a study: run what is missing, in an order that is the same each time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 
 import filelock
+import psutil
 
-from harness import sources
+from harness import environment, sources
 from harness.checks import check_arms
 from harness.data import check as check_data
 from harness.errors import SpecError, StoreError
 from harness.interfaces import Event, Interrupted, Job, Launcher
-from harness.record import SETTLED, Record, best
-from harness.search import ArmSearch, Asked, open_storage
-from harness.spec import Scalar, StudySpec
+from harness.record import SETTLED, Forecast, Record, best, outcomes
+from harness.search import RATE, ArmSearch, Asked, open_storage
+from harness.spec import Arm, Scalar, StudySpec
 from harness.store import Store, StudyStore
 from harness.summary import settled
 from harness.tasks import check_metric
@@ -33,13 +35,27 @@ HOPELESS = 3
 class Watcher(Protocol):
     """Who is told how a study goes."""
 
-    def begin(self, total: int, done: Sequence[Record]) -> None: ...
+    def begin(self, total: int, done: Sequence[Record], expected: Mapping[Phase, float]) -> None:
+        """`expected`: forecast seconds of a run by phase; empty without a forecast."""
+        ...
 
     def started(self, trial: Trial) -> None: ...
 
     def event(self, trial: Trial, event: Event) -> None: ...
 
     def finished(self, record: Record, planned: int) -> None: ...
+
+    def warned(self, text: str) -> None: ...
+
+
+class Foresees(Protocol):
+    """Who says what a trial will need: `planning.Forecaster`."""
+
+    def trial(self, trial: Trial) -> Forecast: ...
+
+    def knowing(self, records: Iterable[Record]) -> "Foresees":
+        """The same, sharpened by the times of further runs."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +69,7 @@ class Outcome:
 
     @property
     def failed(self) -> list[Record]:
-        return [r for r in self.records if r.status in {"failed", "killed"}]
+        return [r for r in outcomes(self.records) if r.status in {"failed", "killed"}]
 
 
 def run_study(
@@ -64,10 +80,14 @@ def run_study(
     *,
     trackers: Mapping[str, dict[str, str]] | None = None,
     retry_failed: bool = False,
+    forecaster: Foresees | None = None,
+    run_anyway: bool = False,
 ) -> Outcome:
     """Run the study to its end, or on from where it stopped.
 
-    Ctrl-C ends the running trials, which then have no record and run again next time.
+    A trial that is forecast not to fit is recorded as that instead of being run, unless `run_anyway`. A trial that does
+    not fit, or was out of memory, goes on at half the micro-batch. Ctrl-C ends the running trials, which then have no
+    record and run again next time.
 
     Raises:
         StoreError: the folder holds another question; SpecError, PluginError, DataError, NotReady: as they say.
@@ -87,7 +107,7 @@ def run_study(
     with lock:
         study_store = store.open(spec)  # under the lock: a command that is refused changes nothing
         model, data = _pinned(spec, study_store)
-        plan = _Plan(spec, study_store, model, data, retry_failed)
+        plan = _Plan(spec, study_store, model, data, retry_failed, forecaster, run_anyway)
         return _drive(plan, launcher, watcher, trackers or {})
 
 
@@ -122,6 +142,8 @@ class _Plan:
     model_digest: str
     data_digest: str
     retry_failed: bool
+    forecaster: Foresees | None
+    run_anyway: bool
     searches: dict[tuple[str, int], ArmSearch] = field(init=False)
     """By arm and tuning."""
     records: dict[str, Record] = field(init=False)
@@ -129,6 +151,8 @@ class _Plan:
     tried: dict[str, int] = field(default_factory=dict)
     """How often this command ran a trial."""
     running: dict[str, Trial] = field(default_factory=dict)
+    ends: dict[str, Record] = field(default_factory=dict)
+    """How each configuration ended, by its id."""
 
     def __post_init__(self) -> None:
         self.records = {r.trial_id: r for r in self.store.records() if r.question_id == self.spec.question_id}
@@ -144,13 +168,20 @@ class _Plan:
 
     @property
     def total(self) -> int:
-        """Trials of the whole plan; fewer run when an early look settles the question."""
+        """Trials of the whole plan; fewer run when an early look settles the question. A run that goes on at a smaller
+        micro-batch is one more."""
         search = self.spec.search
-        return 1 + len(self.spec.arms) * (search.trials * search.tunings + len(self.spec.confirm.seeds))
+        planned = 1 + len(self.spec.arms) * (search.trials * search.tunings + len(self.spec.confirm.seeds))
+        return planned + sum(r.goes_on for r in self.records.values())
+
+    @property
+    def ended(self) -> list[Record]:
+        return [r for r in self.records.values() if not self._again(r)]
 
     @property
     def done(self) -> list[Record]:
-        return [r for r in self.records.values() if not self._again(r)]
+        """How each configuration ended: what the search is told."""
+        return [r for r in outcomes(self.records.values()) if not self._again(r)]
 
     @property
     def base_failed(self) -> bool:
@@ -182,13 +213,28 @@ class _Plan:
         known = self.records.get(trial.id)
         return known.attempt + 1 if known else 1
 
+    def refuses(self, trial: Trial, forecast: Forecast) -> bool:
+        """Whether the trial is not to be run, since there is no room for it and no run of its like shows otherwise."""
+        return not self.run_anyway and no_room(forecast) and not any(_shows_room(r, trial) for r in self._of(trial.arm))
+
+    def typical(self) -> dict[Phase, list[Trial]]:
+        """A trial of each arm by phase, such as the study will run."""
+        phases: tuple[Phase, ...] = ("search", "confirm")
+        return {
+            phase: [
+                self._trial(name, phase, arm.method, arm.quantization, 0, {**arm.params, **_first(arm)})
+                for name, arm in self.spec.arms.items()
+            ]
+            for phase in phases
+        }
+
     def settle(self, record: Record) -> None:
         del self.running[record.trial_id]
         self.records[record.trial_id] = record
         number = record.trial.number
         if number is not None:
             search = self.searches[record.trial.arm, record.trial.tuning]
-            if self._again(record):
+            if self._again(record) or record.goes_on:
                 search.resume(number)
             else:
                 search.tell(number, record)
@@ -199,6 +245,8 @@ class _Plan:
             limit = self.spec.limits.trial_minutes
             raised = limit is None or limit * 60 > record.seconds * MORE_TIME
             return raised and record.trial_id not in self.tried
+        if record.status == "does_not_fit":
+            return self.run_anyway and record.trial_id not in self.tried
         if record.status in SETTLED:
             return False
         tried = self.tried.get(record.trial_id, 0)
@@ -206,6 +254,7 @@ class _Plan:
 
     def _candidates(self) -> Iterator[Trial]:
         baseline = self.spec.arms[self.spec.baseline]
+        self.ends = {r.trial.configuration: r for r in self.done}
         yield self._trial(ZERO_SHOT, "baseline", "none", baseline.quantization, self.spec.search.seed, {})
         by_progress = sorted(self.searches.items(), key=lambda item: item[1].begun)
         for (name, tuning), search in by_progress:
@@ -264,11 +313,40 @@ class _Plan:
         number: int | None = None,
         keep_model: bool = False,
     ) -> Trial:
-        return Trial(
+        trial = Trial(
             study=self.spec.name, arm=arm, phase=phase, seed=seed, method=method, quantization=quantization,
             params=dict(params), controls=self.spec.controls, model_digest=self.model_digest,
             data_digest=self.data_digest, tuning=tuning, number=number, keep_model=keep_model,
         )  # fmt: skip
+        return trial.at(self._micro_batch(trial))
+
+    def _micro_batch(self, trial: Trial) -> int | None:
+        """The micro-batch at which the configuration ended, or else the largest one that its arm has room for. None:
+        that of the controls."""
+        end = self.ends.get(trial.configuration)
+        settled = [*([end.trial] if end else []), *self.running.values()]
+        known = next((t for t in settled if t.configuration == trial.configuration), None)
+        if known is not None:
+            return known.micro_batch
+        return min(
+            (r.trial.training.smaller or 1 for r in self.records.values() if self._binds(r, trial)), default=None
+        )
+
+    def _binds(self, record: Record, trial: Trial) -> bool:
+        """Whether a run that found no room says that the trial finds none either.
+
+        What was measured holds for the whole arm. What was only forecast does so until a run of the arm shows that
+        there is room.
+        """
+        if record.trial.arm != trial.arm or not record.goes_on or self._again(record):
+            return False
+        if record.status == "out_of_memory" or record.trial.configuration == trial.configuration:
+            return True
+        size = record.trial.training.per_pass
+        return not any(r.status == "done" and r.trial.training.per_pass >= size for r in self._of(trial.arm))
+
+    def _of(self, arm: str) -> Iterator[Record]:
+        return (r for r in self.records.values() if r.trial.arm == arm)
 
 
 def _drive(plan: _Plan, launcher: Launcher, watcher: Watcher, trackers: Mapping[str, dict[str, str]]) -> Outcome:
@@ -276,13 +354,15 @@ def _drive(plan: _Plan, launcher: Launcher, watcher: Watcher, trackers: Mapping[
     ran = 0
     minutes = plan.spec.limits.trial_minutes
     futures: dict[Future[Record], Trial] = {}
-    watcher.begin(plan.total, plan.done)
+    forecasts = _Forecasts(plan.forecaster, watcher)
+    watcher.begin(plan.total, plan.ended, forecasts.expected(plan))
     pool = ThreadPoolExecutor(max_workers=launcher.slots)
     try:
         while True:
             if plan.base_failed and not futures:
                 return Outcome(list(plan.records.values()), ran)  # what the base cannot be asked, no arm can
             while not plan.base_failed and len(futures) < launcher.slots and (trial := plan.next()) is not None:
+                forecast = forecasts.of(trial)
                 job = Job(
                     trial=trial,
                     question_id=plan.spec.question_id,
@@ -290,7 +370,14 @@ def _drive(plan: _Plan, launcher: Launcher, watcher: Watcher, trackers: Mapping[
                     folder=plan.store.folder.absolute(),
                     trackers=dict(trackers),
                     time_limit_seconds=minutes * 60 if minutes else None,
+                    forecast=forecast,
                 )
+                if forecast is not None and plan.refuses(trial, forecast):
+                    record = _does_not_fit(job, forecast)
+                    plan.store.write(record)
+                    plan.settle(record)
+                    watcher.finished(record, plan.total)
+                    continue
                 watcher.started(trial)
                 futures[pool.submit(launcher.run, job, _Teller(watcher, trial))] = trial
             if not futures:
@@ -300,6 +387,7 @@ def _drive(plan: _Plan, launcher: Launcher, watcher: Watcher, trackers: Mapping[
                 del futures[future]
                 record = future.result()
                 plan.settle(record)
+                forecasts.learn(record)
                 ran += 1
                 watcher.finished(record, plan.total)
             if ran >= HOPELESS and all(r.status == "failed" for r in plan.records.values()):
@@ -309,6 +397,88 @@ def _drive(plan: _Plan, launcher: Launcher, watcher: Watcher, trackers: Mapping[
     finally:
         launcher.stop()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def no_room(forecast: Forecast) -> bool:
+    """Whether a run is forecast not to fit: into the GPU's memory where that is known, or into this machine's."""
+    if forecast.device == "cpu":
+        return forecast.allocated_bytes.low > psutil.virtual_memory().total
+    return forecast.fits == "no" and forecast.device_bytes is not None
+
+
+def _shows_room(record: Record, trial: Trial) -> bool:
+    """Whether a run that is done differs from the trial in nothing that would change its memory."""
+    one, other = ({k: v for k, v in t.params.items() if k != RATE} for t in (record.trial, trial))
+    enough = record.trial.training.per_pass >= trial.training.per_pass
+    return record.status == "done" and record.trial.quantization == trial.quantization and one == other and enough
+
+
+def _does_not_fit(job: Job, forecast: Forecast) -> Record:
+    """The record of a trial that is not run: what it needs, what there is, and the nearest thing that may fit."""
+    record = Record(
+        trial=job.trial,
+        trial_id=job.trial.id,
+        attempt=job.attempt,
+        question_id=job.question_id,
+        status="does_not_fit",
+        started_at=datetime.now(UTC),
+        seconds=0.0,
+        environment=environment.describe(),
+        forecast=forecast,
+    )
+    smaller = job.trial.training.smaller if record.goes_on else None
+    nearest = f"micro_batch {smaller}, tried next" if smaller else f"harness plan {job.folder / 'study.yaml'}"
+    return record.model_copy(update={"detail": f"{_needs(forecast)}; nearest: {nearest}, or --run-anyway"})
+
+
+def _needs(forecast: Forecast) -> str:
+    need = forecast.process_bytes or forecast.allocated_bytes
+    has = forecast.device_bytes or psutil.virtual_memory().total
+    low, mid, high, there = (f"{value / 2**30:.1f}" for value in (need.low, need.mid, need.high, has))
+    return f"needs {mid} GiB [{low}, {high}], {forecast.device} has {there}"
+
+
+def _first(arm: Arm) -> dict[str, Scalar]:
+    """A value of each parameter that is searched: the one that is tried first, where that is said."""
+    return {k: next(iter([*r.start, *(r.choices or []), r.low or 0.0])) for k, r in arm.search.items()}
+
+
+@dataclass
+class _Forecasts:
+    """Forecasts for a study, which goes on without them."""
+
+    forecaster: Foresees | None
+    watcher: Watcher
+    warned: bool = False
+
+    def of(self, trial: Trial) -> Forecast | None:
+        """The trial's forecast; None, and one warning, where none can be made."""
+        if self.forecaster is None:
+            return None
+        try:
+            return self.forecaster.trial(trial)
+        except Exception as error:  # whatever is wrong with a forecast, the trial can still be run
+            self._warn(f"no forecast for {trial.label}", error)
+            return None
+
+    def learn(self, record: Record) -> None:
+        """Sharpen later forecasts by a run that is done."""
+        if self.forecaster is None or record.status != "done":
+            return
+        try:
+            self.forecaster = self.forecaster.knowing([record])
+        except Exception as error:  # as above
+            self._warn(f"{record.trial.label} does not sharpen the forecast", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        if not self.warned:
+            self.watcher.warned(f"{what}: {str(error) or type(error).__name__}")
+        self.warned = True
+
+    def expected(self, plan: _Plan) -> dict[Phase, float]:
+        """Forecast seconds of a run by phase, on average over the arms; phases of which that is known for all arms."""
+        found = {phase: [self.of(trial) for trial in trials] for phase, trials in plan.typical().items()}
+        return {p: sum(f.seconds.mid for f in some if f) / len(some) for p, some in found.items() if all(some)}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -11,13 +12,16 @@ from scipy import stats
 from harness.compare import Comparison, Verdict, compare, look_alpha, refuse
 from harness.intervals import mean_interval
 from harness.protocol import Declaration, changes, declare
-from harness.record import Record, Score, confirmations
+from harness.record import NO_ROOM, Record, Score, confirmations, outcomes
 from harness.spec import AUTO, StudySpec
 from harness.store import StudyStore
 from harness.tasks import task_name, tasks_of
 from harness.trial import ZERO_SHOT
 
 LOSS = "test_loss"
+
+ENDED = {"does_not_fit": "not run: forecast not to fit into memory"}
+"""What is said of a status where its name does not read well."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class ArmRow:
     """The one that tuning chose."""
     at_edge: bool
     """The chosen learning rate is the lowest or highest that was tried: a better one may lie beyond."""
+    micro_batch: str
+    """Sequences per forward pass of the judged runs: smaller than the controls' where there was no room for those."""
     peak_bytes: int | None
     """Highest memory of a training step: tensors by kind, or what CUDA's allocator held."""
     train_seconds: float | None
@@ -224,7 +230,8 @@ def _refusal(
         return f"{reached} confirmed seeds per arm; the verdict is looked at after {looks}, as declared"
     if reached not in declared.looks:
         return f"a look at {reached} seeds was not declared (declared: {looks}), so its error rate is unknown"
-    spent = {arm: sum(r.trial.arm == arm and r.phase == "search" for r in records) for arm in spec.arms}
+    tuned = [r for r in outcomes(records) if r.phase == "search"]
+    spent = {arm: sum(r.trial.arm == arm for r in tuned) for arm in spec.arms}
     if len(set(spent.values())) > 1:
         return "tuning budgets differ: " + ", ".join(f"{arm} {n}" for arm, n in spent.items())
     versions = {tuple(sorted(r.environment.get("packages", {}).items())) for r in runs}
@@ -308,16 +315,34 @@ def caveats(evidence: Evidence, arms: Sequence[ArmRow], records: Sequence[Record
         found.append(
             f"best learning rate at the edge of what was tried: {', '.join(edge)}; a better one may lie beyond"
         )
-    lost = Counter((r.trial.arm, r.status) for r in records if r.status != "done")
+    # a run that is yet to go on at a smaller micro-batch stands where it was left
+    standing = {r.trial.configuration: r for some in (records, outcomes(records)) for r in some}
+    lost = Counter((r.trial.arm, r.status) for r in standing.values() if r.status != "done")
     found += [
-        f"{arm}: {count} run{'s' if count > 1 else ''} {status.replace('_', ' ')}"
+        f"{arm}: {count} run{'s' if count > 1 else ''} {ENDED.get(status, status.replace('_', ' '))}"
         for (arm, status), count in lost.items()
     ]
+    found += [f"{arm}: {words}; the effective batch is the same" for arm, words in _smaller_batches(records).items()]
     worse = Counter(r.trial.arm for r in evidence.failed if r.status == "done")
     found += [
         f"{arm}: {n} of its runs ended worse than the untrained base, not averaged in" for arm, n in worse.items()
     ]
     return found
+
+
+def _smaller_batches(records: Sequence[Record]) -> dict[str, str]:
+    """By arm: at which micro-batch it was run where its own found no room."""
+    words = {}
+    for arm in dict.fromkeys(r.trial.arm for r in records):
+        mine = [r for r in records if r.trial.arm == arm]
+        without = [r for r in mine if r.status in NO_ROOM and r.goes_on]
+        used = sorted({r.trial.training.per_pass for r in mine if r.status == "done" and r.trial.micro_batch})
+        if without and used:
+            measured = any(r.status == "out_of_memory" for r in without)
+            most = max(r.trial.training.per_pass for r in without)
+            reason = "was out of memory" if measured else "was forecast not to fit"
+            words[arm] = f"run at micro_batch {', '.join(map(str, used))} since {most} {reason}"
+    return words
 
 
 def _row(spec: StudySpec, name: str, evidence: Evidence) -> ArmRow:
@@ -339,13 +364,14 @@ def _row(spec: StudySpec, name: str, evidence: Evidence) -> ArmRow:
         retention=_means(runs, "retention"),
         learning_rate=float(chosen) if chosen is not None else None,
         at_edge=tried and chosen is not None and float(chosen) in (rates[0], rates[-1]),
+        micro_batch=", ".join(map(str, sorted({r.trial.training.per_pass for r in runs}))),
         peak_bytes=max((p for r in runs if (p := peak_bytes(r)) is not None), default=None),
         train_seconds=_mean([r.train.loop_seconds for r in runs if r.train]),
         tokens_per_second=_mean([r.train.tokens_per_second for r in runs if r.train and r.train.tokens_per_second]),
         energy_joules=_mean(
             [s.energy_joules for r in runs for s in r.stages if s.stage == "train" and s.energy_joules]
         ),
-        search_trials=len(search),
+        search_trials=len(outcomes(search)),
         search_seconds=sum(r.seconds for r in search),
         run_seconds=[r.seconds for r in runs],
         spent_seconds=sum(r.seconds for r in mine),
@@ -369,6 +395,38 @@ def peak_bytes(record: Record) -> int | None:
     if reserved:
         return max(reserved)
     return record.memory.peak if record.memory else None
+
+
+def forecast_bytes(record: Record) -> int | None:
+    """What `peak_bytes` was expected to be; None without a forecast of that kind of memory."""
+    forecast = record.forecast
+    if forecast is None:
+        return None
+    if forecast.device == "cpu":
+        return forecast.tensors.peak if forecast.tensors else round(forecast.allocated_bytes.mid)
+    return round(forecast.reserved_bytes.mid) if forecast.reserved_bytes else None
+
+
+@dataclass(frozen=True)
+class ForecastError:
+    """How far forecasts were from what was measured: the median of |measured - forecast| / measured."""
+
+    runs: int
+    time: float | None
+    memory: float | None
+
+
+def forecast_error(records: Sequence[Record]) -> ForecastError:
+    """The errors over completed runs that have a forecast."""
+    done = [r for r in records if r.status == "done" and r.forecast is not None]
+    seconds = [(r.seconds, r.forecast.seconds.mid) for r in done if r.forecast is not None]
+    sizes = [(peak_bytes(r), forecast_bytes(r)) for r in done]
+    return ForecastError(len(done), _relative(seconds), _relative([(m, f) for m, f in sizes if m and f]))
+
+
+def _relative(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Median of the relative distance between measured and forecast."""
+    return median(abs(m - f) / m for m, f in pairs if m > 0) if any(m > 0 for m, _ in pairs) else None
 
 
 def _measured(records: Sequence[Record], metric: str) -> Measured | None:

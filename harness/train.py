@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 WARMUP_STEPS = 3
 """Steps left out of the throughput: first touches of memory, kernels being chosen."""
+
+PROBE_PASSES = 3
+"""Passes of a probe: the first touches memory for the first time, the others repeat what every step needs."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -123,12 +127,14 @@ def train(
     base_bytes: int,
     scratch: str,
     on_step: Callable[[Step, int], None],
+    probe: int | None = None,
 ) -> Trained:
     """Train the model in place.
 
     Args:
         base_bytes: what the base's tensors took before adapters were added, to tell the two apart.
         scratch: a folder for what the trainer insists on writing.
+        probe: find out first whether the longest batch fits beside this many bytes of optimizer state; None: do not.
 
     Raises:
         Diverged: see `divergence`.
@@ -147,11 +153,12 @@ def train(
     )
     # TRL casts adapters on a quantized base to bfloat16; left so, the arms would differ in the adapter's dtype
     set_adapter_dtype(model, DTYPES[settings.adapter_dtype])
+    probed = None if probe is None else _probe(trainer, collator.inner, rows, settings, probe)
     step_peak, gradients = _measure_step(trainer, collator.inner, rows, settings)
     collator.batches.clear()
     trainer.train()
     return Trained(
-        training=_summary(model, watch, collator, settings),
+        training=_summary(model, watch, collator, settings, len(rows)),
         memory=TensorBytes(
             weights=base_bytes,
             adapter=accounting.stored_bytes(model) - base_bytes,
@@ -160,7 +167,7 @@ def train(
             step_peak=step_peak,
         ),
         steps=watch.steps,
-        resolved=_resolved(trainer, model),
+        resolved=_resolved(trainer, model) | ({"probe": probed} if probed else {}),
     )
 
 
@@ -175,14 +182,13 @@ def set_adapter_dtype(model: "PreTrainedModel", dtype: torch.dtype) -> None:
 def _arguments(
     settings: Training, learning_rate: float, seed: int, device: torch.device, scratch: str, rows: int
 ) -> SFTConfig:
-    micro = settings.micro_batch or settings.batch
     steps = settings.max_steps or math.ceil(settings.epochs * rows / settings.batch)
     return SFTConfig(
         output_dir=scratch,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch // micro,
+        per_device_train_batch_size=settings.per_pass,
+        gradient_accumulation_steps=settings.batch // settings.per_pass,
         learning_rate=learning_rate,
         lr_scheduler_type=settings.schedule,
         warmup_steps=math.ceil(settings.warmup_ratio * steps),
@@ -209,21 +215,68 @@ def _arguments(
     )
 
 
+def _probe(
+    trainer: SFTTrainer,
+    collate: DataCollatorForLanguageModeling,
+    rows: Sequence[Tokens],
+    settings: Training,
+    optimizer_bytes: int,
+) -> dict[str, int]:
+    """Find out in seconds whether training fits: passes over the longest batch beside the optimizer's state.
+
+    Raises:
+        torch.OutOfMemoryError: it does not fit.
+    """
+    model = trainer.model
+    device = next(model.parameters()).device
+
+    def passes() -> None:
+        state = torch.empty(optimizer_bytes, dtype=torch.uint8, device=device)
+        for _ in range(PROBE_PASSES):
+            one_pass()
+            if settings.per_pass == settings.batch:  # where gradients are accumulated, they are there all the time
+                model.zero_grad(set_to_none=True)
+        del state
+
+    with _longest_batch(trainer, collate, rows, settings) as one_pass:
+        try:
+            peak = accounting.stored_bytes(model) + accounting.step_peak(passes, device)
+        except Exception as error:
+            error.add_note("(in the probe before training)")
+            raise
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the probe held is not training's
+    return {"passes": PROBE_PASSES, "optimizer_bytes": optimizer_bytes, "peak_bytes": peak}
+
+
 def _measure_step(
     trainer: SFTTrainer, collate: DataCollatorForLanguageModeling, rows: Sequence[Tokens], settings: Training
 ) -> tuple[int, int]:
-    """Peak of one forward and backward pass on the longest batch, and bytes of its gradients.
+    """Peak of one forward and backward pass on the longest batch, and bytes of its gradients."""
+    model = trainer.model
+    with _longest_batch(trainer, collate, rows, settings) as one_pass:
+        one_pass()  # first touches (dequantization tables, kernels) are not the step's
+        model.zero_grad(set_to_none=True)
+        peak = accounting.step_peak(one_pass, next(model.parameters()).device)
+        return peak, accounting.gradient_bytes(model)
 
-    The worst step rather than a typical one, so that it is the same for every seed. Random numbers drawn here are
+
+@contextmanager
+def _longest_batch(
+    trainer: SFTTrainer, collate: DataCollatorForLanguageModeling, rows: Sequence[Tokens], settings: Training
+) -> Iterator[Callable[[], None]]:
+    """A forward and backward pass on the longest batch, to be done as often as wanted.
+
+    The worst batch rather than a typical one, so that it is the same for every seed. Random numbers drawn here are
     given back and the gradients dropped: training starts as if nothing had happened.
     """
     model = trainer.model
     device = next(model.parameters()).device
-    longest = sorted(rows, key=lambda r: len(r.ids), reverse=True)[: settings.micro_batch or settings.batch]
+    longest = sorted(rows, key=lambda r: len(r.ids), reverse=True)[: settings.per_pass]
     batch = collate([{"input_ids": r.ids, "labels": r.labels} for r in longest])
     batch = {k: v.to(device) for k, v in batch.items()}
 
-    def step() -> None:
+    def one_pass() -> None:
         # the trainer wraps the model in autocast when training begins; the step that is measured computes like it
         with trainer.compute_loss_context_manager(), trainer.accelerator.autocast():
             loss = trainer.compute_loss(model, dict(batch))
@@ -233,24 +286,19 @@ def _measure_step(
         model.train()
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        step()  # first touches (dequantization tables, kernels) are not the step's
-        model.zero_grad(set_to_none=True)
-        peak = accounting.step_peak(step, device)
-    gradients = accounting.gradient_bytes(model)
+        yield one_pass
     model.zero_grad(set_to_none=True)
-    return peak, gradients
 
 
 def _summary(
-    model: "PreTrainedModel", watch: _Watch, collator: _CountingCollator, settings: Training
+    model: "PreTrainedModel", watch: _Watch, collator: _CountingCollator, settings: Training, rows: int
 ) -> record.Training:
-    per_step = settings.batch // (settings.micro_batch or settings.batch)
     steps = len(watch.step_seconds)
-    used = collator.batches[: steps * per_step]  # the loader reads one batch ahead
     warm = min(WARMUP_STEPS, steps // 2)
     seconds = sum(watch.step_seconds[warm:])
+    used = collator.batches[: passes_of(steps, rows, settings)]  # the loader reads one batch ahead
     tokens, positions = (sum(column) for column in zip(*used, strict=True)) if used else (0, 0)
-    timed = sum(tokens for tokens, _ in used[warm * per_step :])
+    timed = sum(tokens for tokens, _ in used[passes_of(warm, rows, settings) :])
     return record.Training(
         steps=steps,
         tokens=tokens,
@@ -262,6 +310,14 @@ def _summary(
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         total_parameters=sum(_weights(p) for p in model.parameters()),
     )
+
+
+def passes_of(steps: int, rows: int, settings: Training) -> int:
+    """Forward passes of the first so many optimizer steps: the last step of an epoch has what is left of its rows."""
+    per_step = settings.batch // settings.per_pass
+    per_epoch = math.ceil(rows / settings.per_pass)
+    epochs, rest = divmod(steps, math.ceil(per_epoch / per_step))
+    return epochs * per_epoch + min(rest * per_step, per_epoch)
 
 
 def _weights(parameter: torch.nn.Parameter) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from harness.spec import Controls, Scalar, Value, digest
+from harness.spec import Controls, Scalar, Training, Value, digest
 
 Phase = Literal["baseline", "search", "confirm"]
 
@@ -34,15 +34,37 @@ class Trial(Value):
     """The trial's number in its tuning."""
     keep_model: bool = False
     """Also keep the whole fine-tuned model of a method that has no adapter."""
+    micro_batch: int | None = None
+    """Sequences per forward pass where the controls' own do not fit into memory; the effective batch is the same."""
 
     @property
     def id(self) -> str:
         """Hash of everything that changes the work, so the same run has the same id wherever it is asked for."""
-        return digest(self.model_dump(mode="json", exclude={"study", "tuning", "number", "keep_model"}))
+        left_out = {"study", "tuning", "number", "keep_model"} | (
+            {"micro_batch"} if self.micro_batch is None else set()
+        )
+        return digest(self.model_dump(mode="json", exclude=left_out))
+
+    @property
+    def configuration(self) -> str:
+        """The id that the trial has at the controls' own micro-batch: the same for every micro-batch."""
+        return self.at(None).id
+
+    @property
+    def training(self) -> Training:
+        """The controls' settings of training, at this trial's micro-batch."""
+        train = self.controls.train
+        return train if self.micro_batch is None else train.model_copy(update={"micro_batch": self.micro_batch})
 
     @property
     def label(self) -> str:
         rate = self.params.get("learning_rate")
-        return f"{self.arm} {self.phase} seed {self.seed}" + (
-            f" lr {rate:.3g}" if isinstance(rate, float | int) else ""
+        return (
+            f"{self.arm} {self.phase} seed {self.seed}"
+            + (f" lr {rate:.3g}" if isinstance(rate, float | int) else "")
+            + (f" micro-batch {self.micro_batch}" if self.micro_batch is not None else "")
         )
+
+    def at(self, micro_batch: int | None) -> "Trial":
+        """The same trial at another micro-batch."""
+        return self if micro_batch == self.micro_batch else self.model_copy(update={"micro_batch": micro_batch})

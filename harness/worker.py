@@ -22,7 +22,7 @@ from harness.errors import HarnessError
 from harness.evaluate import held_out_loss, run_tasks
 from harness.interfaces import Event, Job, Tracker
 from harness.measure import Stages
-from harness.record import Example, Record, Score, StageName, Status, Step
+from harness.record import Example, Forecast, Record, Score, StageName, Status, Step
 from harness.spec import AUTO, Device
 from harness.store import StudyStore
 from harness.tasks import tasks_of
@@ -98,6 +98,7 @@ def run(job: Job, emit: Emit) -> Record:
         data=state.data,
         adapter_path=state.adapter_path,
         log_path=f"logs/{job.trial.id}-{job.attempt}.log",
+        forecast=job.forecast,
     )
     StudyStore(job.folder).write(record)
     state.tracker.finish(record)
@@ -144,12 +145,13 @@ def follow_the_stages(run: Run) -> None:
                 model,
                 tokenizer,
                 rows.train,
-                controls.train,
+                trial.training,
                 learning_rate=float(trial.params["learning_rate"]),
                 seed=trial.seed,
                 base_bytes=base_bytes,
                 scratch=scratch,
                 on_step=lambda step, of: _on_step(run, step, of),
+                probe=_optimizer_bytes(run.job.forecast),
             )
             run.resolved |= run.trained.resolved
 
@@ -165,6 +167,7 @@ def follow_the_stages(run: Run) -> None:
 def outcome(error: BaseException) -> tuple[Status, str]:
     """The status that an error stands for, and one line about it."""
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = " ".join([text, *getattr(error, "__notes__", [])])
     if isinstance(error, Diverged):
         return "diverged", text
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(w in str(error) for w in NO_MEMORY):
@@ -172,6 +175,13 @@ def outcome(error: BaseException) -> tuple[Status, str]:
     if isinstance(error, HarnessError):
         return "failed", text
     return "failed", f"{type(error).__name__}: {text}"
+
+
+def _optimizer_bytes(forecast: Forecast | None) -> int | None:
+    """What a probe has to set aside for the optimizer; None where no probe is needed, since there is room enough."""
+    if forecast is None or forecast.fits in {"yes", "likely"}:
+        return None
+    return forecast.tensors.optimizer if forecast.tensors else 0
 
 
 def choose_device(wanted: Device) -> torch.device:

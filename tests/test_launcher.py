@@ -15,6 +15,7 @@ import pytest
 
 from harness import plugins
 from harness.interfaces import Event, Interrupted, Job, Launcher
+from harness.record import Forecast, Interval
 from harness.spec import Controls
 from harness.store import TABLES, StudyStore
 from harness.trial import Trial
@@ -101,13 +102,16 @@ def test_a_trial_that_is_killed_is_a_record_that_says_where(launcher: Launcher, 
 
 
 def test_a_trial_that_takes_too_long_is_stopped(launcher: Launcher, make_job: MakeJob) -> None:
-    job = make_job(steps=100_000, time_limit_seconds=3.0)
+    bounds = Interval(low=1, mid=2, high=3)
+    forecast = Forecast(allocated_bytes=bounds, peak_phase="load", device="cpu", fits="yes", seconds=bounds)
+    job = make_job(steps=100_000, time_limit_seconds=3.0, forecast=forecast)
     record = launcher.run(job, lambda event: None)
     assert 3 <= record.seconds < 10
     assert record.status == "timed_out"
     assert record.detail is not None
     assert record.detail.startswith("stopped in stage ")
     assert record.detail.endswith("after limits.trial_minutes = 0.05")
+    assert record.forecast == forecast  # kept whatever becomes of the trial
     assert StudyStore(job.folder).records() == [record]
 
 

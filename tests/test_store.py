@@ -1,11 +1,13 @@
 """Results on disk: what was written is read back, and half-written or foreign files are not taken for results."""
 
+import json
 import math
 import typing
 from pathlib import Path
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import MakeRecord, MakeSpec
@@ -13,6 +15,16 @@ from conftest import MakeRecord, MakeSpec
 from harness.errors import StoreError
 from harness.record import SCHEMA_VERSION, Example, Record, Status
 from harness.store import SCHEMA_KEY, SCHEMAS, TABLES, Store, StudyStore
+
+FORECAST: dict[str, typing.Any] = {
+    "allocated_bytes": {"low": 690, "mid": 700, "high": 710},
+    "peak_phase": "optimizer step",
+    "components": {"weights": 400, "states": 300},
+    "device": "cpu",
+    "fits": "yes",
+    "seconds": {"low": 5, "mid": 7.5, "high": 9},
+    "doubts": ["a model of another kind"],
+}
 
 BARE: dict[str, typing.Any] = {"train": None, "memory": None, "steps": [], "scores": [], "stages": []}
 STATUSES = typing.get_args(Status)
@@ -30,14 +42,36 @@ def without_lists(record: Record) -> Record:
 
 def test_a_record_is_read_back_as_it_was_written(store: StudyStore, make_record: MakeRecord) -> None:
     examples = [Example(task="recall", metric="exact_match", example_id="0-ab", score=1.0, prediction="x", target="x")]
-    record = make_record(
-        examples=examples, forecast={"peak_bytes": 700}, adapter_path="adapters/x", trial={"number": 3}
-    )
+    record = make_record(examples=examples, forecast=FORECAST, adapter_path="adapters/x", trial={"number": 3})
     store.write(record)
     assert store.records() == [without_lists(record)]
     kept = store.table("examples").drop(columns=["trial_id", "attempt", "arm", "phase", "seed"])
     assert [Example.model_validate(row) for row in kept.to_dict("records")] == examples
     assert list(store.table("steps")["loss"]) == [s.loss for s in record.steps]
+
+
+def test_the_main_figures_of_a_forecast_are_columns(store: StudyStore, make_record: MakeRecord) -> None:
+    store.write(make_record(forecast=FORECAST))
+    row = store.table("trials").to_dict("records")[0]
+    assert [row[f"forecast_allocated_bytes_{b}"] for b in ("low", "mid", "high")] == [690, 700, 710]
+    assert [row[f"forecast_seconds_{b}"] for b in ("low", "mid", "high")] == [5, 7.5, 9]
+    assert (row["forecast_fits"], row["forecast_device"]) == ("yes", "cpu")
+    assert pd.isna(row["forecast_process_bytes_mid"])  # there is none on a CPU
+
+
+def test_results_of_schema_1_are_read(store: StudyStore, make_record: MakeRecord) -> None:
+    # without the columns of the forecast, and with trials that know no micro-batch
+    old, new = make_record(schema_version=1), make_record(forecast=FORECAST, trial={"seed": 5})
+    store.write(old)
+    path = store.folder / "trials" / f"{old.trial_id}-1.parquet"
+    table = pq.read_table(path)
+    trial = {k: v for k, v in json.loads(table["trial"][0].as_py()).items() if k != "micro_batch"}
+    table = table.drop_columns([c for c in table.column_names if c.startswith("forecast_")])
+    table = table.set_column(table.column_names.index("trial"), "trial", pa.array([json.dumps(trial)]))
+    pq.write_table(table.replace_schema_metadata({SCHEMA_KEY: b"1"}), path)
+    assert store.records() == [without_lists(old)]
+    store.write(new)
+    assert {r.trial_id: r for r in store.records()} == {r.trial_id: without_lists(r) for r in (old, new)}
 
 
 def test_a_score_that_is_not_a_number_does_not_make_the_study_unreadable(

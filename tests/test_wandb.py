@@ -87,6 +87,20 @@ def test_an_offline_run_holds_what_the_record_holds(make_record: MakeRecord, tmp
     assert run.exit_code == 0
 
 
+def test_a_run_holds_what_was_forecast_beside_what_was_measured(make_record: MakeRecord, tmp_path: Path) -> None:
+    bounds = {"low": 690, "mid": 700, "high": 710}
+    forecast = {
+        "allocated_bytes": bounds, "peak_phase": "optimizer step", "device": "cpu", "fits": "yes",
+        "seconds": {"low": 5, "mid": 7, "high": 9},
+    }  # fmt: skip
+    run = read_run(track(make_record(forecast=forecast), tmp_path, mode="offline"))
+    assert run.config["forecast"]["allocated_bytes"] == bounds
+    assert (run.summary["forecast_allocated_bytes_mid"], run.summary["peak_bytes"]) == (700, 720)
+    assert (run.summary["forecast_seconds_mid"], run.summary["trial_seconds"]) == (7, 7.5)
+    assert run.summary["forecast_fits"] == "yes"
+    assert "forecast_process_bytes_mid" not in run.summary
+
+
 def test_steps_carry_the_time_of_the_training_not_of_the_writing(make_record: MakeRecord, tmp_path: Path) -> None:
     record = make_record()  # load and adapt took 1.5 s, the first step ended 1 s later
     run = read_run(track(record, tmp_path, mode="offline"))

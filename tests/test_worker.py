@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from harness import worker
+from harness import accounting, worker
 from harness.errors import DataError
 from harness.interfaces import Event, Job
-from harness.record import Record
-from harness.spec import Controls
+from harness.record import Forecast, Interval, Record, TensorBytes
+from harness.spec import Controls, Training
 from harness.store import StudyStore
-from harness.train import Diverged, divergence
+from harness.train import Diverged, divergence, passes_of
 from harness.trial import Trial
 
 MakeJob = Callable[..., Job]
@@ -113,14 +113,38 @@ def test_the_same_trial_gives_the_same_numbers(make_job: MakeJob) -> None:
     assert [s.loss for s in other.steps] != [s.loss for s in one.steps]
 
 
-def test_a_smaller_micro_batch_is_the_same_training(make_job: MakeJob) -> None:
-    whole = worker.run(make_job({"batch": 4}), quiet)
-    parts = worker.run(make_job({"batch": 4, "micro_batch": 2}), quiet)
-    assert [s.loss for s in parts.steps] == pytest.approx([s.loss for s in whole.steps], rel=1e-3)
-    assert parts.scores[0].value == pytest.approx(whole.scores[0].value, rel=1e-3)
+@pytest.fixture
+def uneven_rows(tmp_path: Path) -> Path:
+    """Forty rows with answers of 2 to 41 tokens: a mean over micro-batches is not the mean over tokens."""
+    path = tmp_path / "uneven.jsonl"
+    path.write_text(
+        "".join(json.dumps({"prompt": f"say {i:02}", "completion": " " + "x" * i}) + "\n" for i in range(40))
+    )
+    return path
+
+
+@pytest.mark.parametrize("set_by", ["study", "trial"])
+def test_a_smaller_micro_batch_is_the_same_training(make_job: MakeJob, uneven_rows: Path, set_by: str) -> None:
+    def job(micro_batch: int | None) -> Job:
+        train = {"batch": 16, "max_steps": 7, **({"micro_batch": micro_batch} if set_by == "study" else {})}
+        made = make_job(train)
+        controls = made.trial.controls
+        data = controls.data.model_copy(update={"path": str(uneven_rows)})
+        trial = made.trial.model_copy(update={"controls": controls.model_copy(update={"data": data})})
+        return made.model_copy(update={"trial": trial.at(micro_batch if set_by == "trial" else None)})
+
+    whole, parts = worker.run(job(None), quiet), worker.run(job(4), quiet)
+    assert parts.resolved["trainer"]["per_device_train_batch_size"] == 4
+    assert parts.resolved["trainer"]["gradient_accumulation_steps"] == 4
+    assert len(whole.steps) == 7  # 35 rows: two steps of 16 and one of 3, then again
+    for name in ("loss", "grad_norm"):
+        one, other = ([getattr(s, name) for s in r.steps] for r in (whole, parts))
+        assert other == pytest.approx(one, rel=1e-4), name
+    assert parts.scores[0].value == pytest.approx(whole.scores[0].value, rel=1e-4)
     assert parts.train is not None
     assert whole.train is not None
     assert (parts.train.steps, parts.train.tokens) == (whole.train.steps, whole.train.tokens)
+    assert parts.train.padded_share < whole.train.padded_share
 
 
 def test_gradient_checkpointing_is_the_same_training(make_job: MakeJob) -> None:
@@ -211,3 +235,64 @@ def test_what_each_error_is_called(error: Exception, status: str, detail: str) -
 )
 def test_when_a_run_has_diverged(losses: list[float], problem: str | None) -> None:
     assert divergence(losses, factor=3.0) == problem
+
+
+@pytest.mark.parametrize(
+    ("steps", "passes"),
+    [(0, 0), (1, 4), (2, 8), (3, 9), (4, 13), (6, 18)],  # 35 rows by 4: 9 passes an epoch, in steps of 4, 4 and 1
+)
+def test_the_last_step_of_an_epoch_has_fewer_passes(steps: int, passes: int) -> None:
+    assert passes_of(steps, 35, Training(batch=16, micro_batch=4)) == passes
+
+
+def near_the_edge(fits: str = "uncertain") -> Forecast:
+    any_number = Interval(low=1, mid=2, high=3)
+    tensors = TensorBytes(weights=1, adapter=1, gradients=1, optimizer=1 << 20, step_peak=1)
+    return Forecast.model_validate(
+        {"allocated_bytes": any_number, "peak_phase": "optimizer step", "tensors": tensors, "device": "cpu",
+         "fits": fits, "seconds": any_number}
+    )  # fmt: skip
+
+
+def test_a_run_near_the_edge_is_probed_and_trains_as_it_would_have(make_job: MakeJob) -> None:
+    job = make_job(params={"learning_rate": 1e-3, "rank": 4, "dropout": 0.1})  # dropout draws random numbers
+    plain = worker.run(job.model_copy(update={"forecast": near_the_edge("likely")}), quiet)
+    probed = worker.run(job.model_copy(update={"forecast": near_the_edge()}), quiet)
+    assert "probe" not in plain.resolved
+    assert [s.loss for s in probed.steps] == [s.loss for s in plain.steps]
+    assert probed.scores == plain.scores
+    assert probed.memory == plain.memory
+    assert probed.memory is not None
+    probe = probed.resolved["probe"]
+    assert (probe["passes"], probe["optimizer_bytes"]) == (3, 1 << 20)
+    # the optimizer's state of a megabyte stands beside one pass
+    assert probed.memory.step_peak is not None
+    tensors = probed.memory.weights + probed.memory.adapter + (1 << 20)
+    assert probe["peak_bytes"] == pytest.approx(tensors + probed.memory.step_peak, rel=0.01)
+    assert probed.forecast == near_the_edge()
+
+
+def test_gradients_are_there_in_a_probe_where_they_are_accumulated(make_job: MakeJob) -> None:
+    def peak(**train: int) -> int:
+        job = make_job({"batch": 2, **train}, method="full", params={"learning_rate": 1e-3})
+        record = worker.run(job.model_copy(update={"forecast": near_the_edge()}), quiet)
+        assert record.memory is not None
+        assert record.memory.step_peak is not None
+        return int(record.resolved["probe"]["peak_bytes"]) - record.memory.weights - (1 << 20) - record.memory.step_peak
+
+    gradients = 4 * (320 * 64 * 2 + 64 + 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64))
+    assert peak() < 0.1 * gradients
+    assert peak(micro_batch=1) > 0.4 * gradients
+
+
+def test_out_of_memory_in_the_probe_ends_a_run_before_its_first_step(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step_peak(step: Callable[[], object], device: torch.device) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(accounting, "step_peak", step_peak)
+    record = worker.run(make_job().model_copy(update={"forecast": near_the_edge()}), quiet)
+    assert record.status == "out_of_memory"
+    assert record.detail == "CUDA out of memory. Tried to allocate 2 GiB. (in the probe before training)"
+    assert (record.steps, record.forecast) == ([], near_the_edge())

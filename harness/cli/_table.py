@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli._progress import duration
+from harness.cli._progress import duration, size
 from harness.summary import LOSS, ArmRow, Measured, Summary
 
 COSTS = ("chosen lr", "peak memory", "train time", "tokens/s", "runs")
@@ -50,16 +50,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     console.print(grid)
     text = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO from above
     return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
-
-
-def size(value: int | None) -> str:
-    """Bytes in binary units."""
-    if value is None:
-        return "-"
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if value >= scale:
-            return f"{value / scale:.1f} {unit}"
-    return f"{value / 1024:.1f} KiB"
 
 
 def _cells(row: ArmRow, summary: Summary, loss: bool) -> list[str]:

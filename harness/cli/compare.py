@@ -143,13 +143,14 @@ def _cost(row: "ArmRow") -> dict[str, Any]:
 
 
 def _differences(spec: "StudySpec", rows: "dict[str, ArmRow]", a: str, b: str) -> dict[str, list[Any]]:
-    """Settings that are not the same in both arms; everything under controls is."""
+    """Settings that are not the same in both arms; everything under controls is, but for how a batch is split."""
     left, right = (
         {
             "method": spec.arms[name].method,
             "quantization": spec.arms[name].quantization,
             **spec.arms[name].params,
             "learning_rate": rows[name].learning_rate,
+            "micro_batch": rows[name].micro_batch,
         }
         for name in (a, b)
     )
@@ -157,8 +158,7 @@ def _differences(spec: "StudySpec", rows: "dict[str, ArmRow]", a: str, b: str) -
 
 
 def _text(found: dict[str, Any], a: str, b: str) -> str:
-    from harness.cli._progress import duration
-    from harness.cli._table import size
+    from harness.cli._progress import duration, size
 
     if not found["metrics"]:
         return f"Not enough data: {a} and {b} both need confirmed runs. Go on with: harness study {found['study']}"

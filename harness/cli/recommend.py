@@ -95,7 +95,7 @@ def _text(found: "Recommendation", summary: "Summary") -> str:
 
 
 def _row(c: "Candidate") -> list[str]:
-    from harness.cli._table import size
+    from harness.cli._progress import size
 
     def number(value: float | None, form: str = ".3f") -> str:
         return "-" if value is None else f"{value:{form}}"

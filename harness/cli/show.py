@@ -65,6 +65,7 @@ def _runs(records: "Sequence[Record]") -> list[dict[str, object]]:
                 "phase": record.phase,
                 "seed": record.trial.seed,
                 "learning rate": "" if rate is None else f"{float(rate):.3g}",
+                "micro batch": record.trial.training.per_pass,
                 "status": record.status.replace("_", " "),
                 "attempt": record.attempt,
                 "validation loss": "" if loss is None else round(loss, 4),

@@ -9,9 +9,11 @@ import click
 from harness.cli._options import json_option, store_option
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from harness.planning import Forecaster
     from harness.record import Record
+    from harness.spec import StudySpec
     from harness.store import StudyStore
 
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     help="Weights & Biases; auto is online with a key and a network, offline otherwise.",
 )
 @click.option("--retry-failed", is_flag=True, help="Run failed trials again, after mending what made them fail.")
+@click.option("--run-anyway", is_flag=True, help="Also run what is forecast not to fit into memory.")
 @json_option
 def command(
     study: str,
@@ -36,12 +39,15 @@ def command(
     workers: int | None,
     wandb: str,
     retry_failed: bool,
+    run_anyway: bool,
     as_json: bool,
 ) -> int:
     """Run STUDY (a name from `harness presets ls`, or a file) to its end and say what it found.
 
     Settings of the file are overridden by KEY=VALUE, e.g. controls.data.path=my.jsonl search.trials=6. The same command
-    goes on where it stopped. Ends with 3 when some trials failed (out of memory is a result, not a failure).
+    goes on where it stopped. What is forecast not to fit is recorded and not run; what does not fit, or was out of
+    memory, goes on at half the micro-batch. Ends with 3 when some trials failed (out of memory is a result, not a
+    failure).
     """
     import json
 
@@ -69,7 +75,10 @@ def command(
     click.echo(f"study {spec.name} -> {folder}   W&B {trackers['wandb']['mode'] if trackers else 'off'}", err=True)
     progress = watcher(spec, launcher.slots)
     try:
-        outcome = run_study(spec, results, launcher, progress, trackers=trackers, retry_failed=retry_failed)
+        outcome = run_study(
+            spec, results, launcher, progress, trackers=trackers, retry_failed=retry_failed,
+            forecaster=_forecaster(spec, store), run_anyway=run_anyway,
+        )  # fmt: skip
     finally:
         progress.close()
     if outcome.interrupted:
@@ -83,6 +92,8 @@ def command(
     else:
         click.echo(render(summary))
         click.echo(f"\nmore: harness show {spec.name}, harness compare ARM ARM --study {spec.name}", err=True)
+    for line in _memory_lines(outcome.records, folder):
+        click.echo(line, err=True)
     if not outcome.failed:
         return 0
     for reason, some in _by_reason(outcome.failed).items():
@@ -91,6 +102,36 @@ def command(
     how = "with the same command" if all(r.status == "killed" for r in outcome.failed) else "with --retry-failed"
     click.echo(f"run them again {how} once the cause is mended", err=True)
     return 3
+
+
+def _forecaster(spec: "StudySpec", store: Path) -> "Forecaster | None":
+    """Forecasts for this machine, sharpened by what the store has measured; None where the model has none."""
+    from harness.cli.plan import _processor, _records
+    from harness.planning import Forecaster
+
+    try:
+        return Forecaster(spec, _processor(spec, spec.name, None), _records(spec, store))
+    except Exception as error:  # whatever is wrong with it, a study runs without a forecast
+        click.echo(f"warning: no forecast: {str(error) or type(error).__name__}", err=True)
+        return None
+
+
+def _memory_lines(records: "Sequence[Record]", folder: Path) -> "Iterator[str]":
+    """What became of the forecasts, and what did not fit."""
+    from harness.record import outcomes
+    from harness.summary import forecast_error
+
+    error = forecast_error(records)
+    shares = [(name, e) for name, e in (("time", error.time), ("memory", error.memory)) if e is not None]
+    if shares:
+        said = ", ".join(f"{name} {100 * e:.2g} %" for name, e in shares)
+        yield f"forecast: {said} off at the median ({error.runs} done); more: harness plan --score"
+    refused = [r for r in outcomes(records) if r.status == "does_not_fit"]
+    if refused:
+        arms = ", ".join(dict.fromkeys(r.trial.arm for r in refused))
+        some, them = ("1 run does", "it") if len(refused) == 1 else (f"{len(refused)} runs do", "them")
+        yield f"{some} not fit: {arms}; the first: {refused[0].detail}"
+        yield f"run {them} anyway with --run-anyway, or see what would fit: harness plan {folder / 'study.yaml'}"
 
 
 def _by_reason(records: "Sequence[Record]") -> "dict[str, list[Record]]":

@@ -72,7 +72,7 @@ def layer_transient(setup: Setup, device: Device = "cpu") -> int:
 
 def layer_peak(setup: Setup, device: Device = "cpu") -> int:
     """Most that is held while the backward pass goes through the last layer, what the others keep included."""
-    return _step(setup, device).peaks["last layer"]
+    return count_step(setup, device).peaks["last layer"]
 
 
 def logits(setup: Setup, device: Device = "cpu") -> int:

@@ -136,6 +136,7 @@ class Local:
             started_at=started,
             seconds=seconds,
             log_path=f"logs/{job.trial.id}-{job.attempt}.log",
+            forecast=job.forecast,
         )
         store.write(record)
         return record

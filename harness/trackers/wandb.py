@@ -257,6 +257,8 @@ def _summary(record: Record) -> dict[str, Any]:
         columns |= {f"train_{k}": v for k, v in record.train.model_dump().items()}
     if record.memory:
         columns |= {f"{k}_bytes": v for k, v in record.memory.model_dump().items()} | {"peak_bytes": record.memory.peak}
+    if record.forecast:
+        columns |= record.forecast.columns
     for stage in record.stages:
         columns |= {f"{stage.stage}_{k}": v for k, v in stage.model_dump(exclude={"stage"}).items()}
     return {k: v for k, v in columns.items() if v is not None}

@@ -1,0 +1,141 @@
+"""`harness plan`: what a study will need, before anything is loaded; or how good such forecasts were."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.cli._options import json_option, store_option
+
+if TYPE_CHECKING:
+    from harness.forecast.processors import Processor
+    from harness.intervals import Difference
+    from harness.record import Record
+    from harness.spec import StudySpec
+
+
+@click.command(short_help="Say what a study will need: memory, hours, money; nothing is loaded.")
+@click.argument("study", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--gpu", help='What it would run on: "RTX 4090", H100, "24 GB", cpu, a file.  [default: this machine]')
+@click.option("--score", is_flag=True, help="Hold the forecasts of finished runs against what they measured.")
+@store_option
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    study: str | None,
+    overrides: tuple[str, ...],
+    gpu: str | None,
+    score: bool,
+    store: Path,
+    as_json: bool,
+) -> None:
+    """Say for every arm of STUDY what it will need, whether it fits, how long it takes, what it costs, and what the
+    study can show. Nothing is loaded or downloaded: the model's config and the lengths of the rows are enough.
+
+    Finished runs in the store on the same processor sharpen the times. With --score: error and interval coverage of the
+    forecasts that the records of STUDY, or of all studies, carry.
+    """
+    if score:
+        _score(study, store, as_json)
+        return
+    if study is None:
+        raise click.UsageError("Missing argument 'STUDY'.", ctx)
+    import shlex
+    import shutil
+    import sys
+
+    from harness.budget import plan
+    from harness.checks import check_arms
+    from harness.cli._bars import Pen
+    from harness.cli._plan import render, unicode_fits
+    from harness.cli._presets import find_study
+    from harness.spec import load_study
+    from harness.tasks import check_metric
+
+    spec = load_study(find_study(study), overrides)
+    check_arms(spec)
+    check_metric(spec)
+    processor = _processor(spec, study, gpu)
+    found = plan(spec, processor, _records(spec, store), _noise(spec, store))
+    if as_json:
+        click.echo(found.model_dump_json(indent=2))
+        return
+    named = ctx.get_parameter_source("store") is click.core.ParameterSource.COMMANDLINE
+    elsewhere = ["--store", str(store)] if named else []
+    start = shlex.join(["harness", "study", study, *overrides, *elsewhere])
+    colour = sys.stdout.isatty() if ctx.color is None else ctx.color
+    pen = Pen(colour, unicode_fits(sys.stdout.encoding))
+    click.echo(render(found, start, shutil.get_terminal_size((100, 24)).columns, pen))
+
+
+def _processor(spec: "StudySpec", study: str, gpu: str | None) -> "Processor":
+    """What is named, else this machine's GPU, or its CPU for a study that does not ask for a GPU."""
+    from harness.errors import SpecError
+    from harness.forecast import processors
+
+    if gpu is not None:
+        return processors.find(gpu)
+    if spec.controls.device == "cpu":
+        return processors.find("cpu")
+    here = processors.here()
+    if spec.controls.device == "cuda" and here.kind != "cuda":
+        raise SpecError(
+            f"{spec.name} needs a GPU (controls.device is cuda) and this machine has none to plan for",
+            f'name one: harness plan {study} --gpu "RTX 4090"   (or a size: --gpu "24 GB")',
+        )
+    return here
+
+
+def _records(spec: "StudySpec", store: Path) -> "list[Record]":
+    """Finished runs of studies on the same model, which may sharpen the forecast."""
+    if not store.is_dir():
+        return []
+    from harness.errors import HarnessError
+    from harness.spec import load_study
+
+    found: list[Record] = []
+    for path in sorted(store.glob("*/study.yaml")):
+        try:
+            if load_study(path).controls.model == spec.controls.model:
+                from harness.store import StudyStore
+
+                found += StudyStore(path.parent).records()
+        except HarnessError as error:
+            click.echo(f"warning: runs of {path.parent.name} are not used: {error.message}", err=True)
+    return found
+
+
+def _noise(spec: "StudySpec", store: Path) -> "list[Difference]":
+    """What confirmed runs of this very study found between its arms."""
+    folder = store / spec.name
+    if not any((folder / "trials").glob("*.parquet")):
+        return []
+    from harness.store import StudyStore
+    from harness.summary import gather
+
+    study = StudyStore(folder)
+    if study.spec().question_id != spec.question_id:
+        return []
+    compared = gather(study).against(spec.baseline, list(spec.arms))
+    return [v.noise for v in compared.verdicts if v.noise] if compared else []
+
+
+def _score(study: str | None, store: Path, as_json: bool) -> None:
+    import shutil
+
+    from harness.cli._plan import render_score
+    from harness.scoring import score
+    from harness.store import Store
+
+    results = Store(store)
+    names = results.studies() if study is None else [study]
+    records = [r for name in names for r in results.study(name).records()]
+    found = score(records)
+    if as_json:
+        click.echo(found.model_dump_json(indent=2))
+    elif not records:
+        click.echo(f"no runs in {store}; make some: harness study tiny-methods --store {store}")
+    else:
+        click.echo(render_score(found, str(store), min(shutil.get_terminal_size((100, 24)).columns, 120)))
