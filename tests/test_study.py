@@ -552,3 +552,20 @@ def test_a_run_that_is_done_sharpens_the_forecasts_of_later_ones(tmp_path: Path,
         known += record.status == "done"
     assert [r.forecast.calibration for r in outcome.records if r.forecast] == expected
     assert expected[-1] == "8 runs"  # not those that were out of memory
+
+
+def test_whoever_watches_is_told_first_how_long_runs_are_forecast_to_take(tmp_path: Path, make_spec: MakeSpec) -> None:
+    told: list[Mapping[Phase, float]] = []
+
+    class Listening(Silent):
+        def begin(self, total: int, done: Sequence[Record], expected: Mapping[Phase, float]) -> None:
+            told.append(expected)
+
+    class OfTwoArms(Foretold):
+        def trial(self, trial: Trial) -> Forecast:
+            seconds = {"full": 2.0, "lora": 4.0}.get(trial.arm, 1.0) * (10 if trial.phase == "confirm" else 1)
+            return super().trial(trial).model_copy(update={"seconds": Interval(low=0, mid=seconds, high=99)})
+
+    run_study(make_spec(), Store(tmp_path), MadeUp(), Listening(), forecaster=OfTwoArms())
+    run_study(make_spec(), Store(tmp_path), MadeUp(), Listening())
+    assert told == [{"search": 3.0, "confirm": 30.0}, {}]
