@@ -86,6 +86,20 @@ def step_peak(setup: Setup, device: Device = "cpu") -> int:
     return max(count_step(setup, device).peaks.values())
 
 
+@lru_cache(maxsize=256)
+def forward_peak(setup: Setup, device: Device = "cpu") -> int:
+    """Peak of the layers' forward pass where nothing is kept for backward: the widest moment of one layer.
+
+    The model's caller holds token ids, labels and mask all the while, and the model the embedded tokens.
+    """
+    inference = setup.model_copy(update={"checkpointing": False})
+    found = Step(inference, device, 1)
+    with found.meter.without_recording():
+        found.forward_layers()
+    held = setup.tokens * (3 * 8 + setup.architecture.hidden * _rest(setup))
+    return held + max(found.meter.peaks.values())
+
+
 def tensors(setup: Setup) -> TensorBytes:
     """The accounting that a run on a CPU measures of itself."""
     return TensorBytes(
@@ -290,7 +304,8 @@ class Step:
         if node.phase and node.phase != self.meter.phase:
             self.meter.enter(node.phase)
 
-    def _forward(self) -> tuple[Node, dict[str, int]]:
+    def forward_layers(self) -> Tensor:
+        """From the embedding to the last layer's output."""
         meter = self.meter
         meter.enter("embedding")
         with meter.inside("embedding"):
@@ -301,7 +316,11 @@ class Step:
             meter.enter(self._layer_phase(index))
             call = self.checkpointed if self.setup.checkpointing else self.layer
             hidden = call(block, hidden, places)
-        del places
+        return hidden
+
+    def _forward(self) -> tuple[Node, dict[str, int]]:
+        meter = self.meter
+        hidden = self.forward_layers()
         meter.enter("loss")
         with meter.inside("norms"):
             hidden = self.norm(hidden, self.final_norm)
