@@ -319,8 +319,12 @@ def _kind(trial: Trial) -> tuple[str, str]:
 
 
 def _step_seconds(record: Record) -> float:
-    assert record.train is not None
-    return record.train.loop_seconds / record.train.steps
+    """Seconds of an optimizer step, the first slow ones left out where the run was long enough to tell."""
+    train = record.train
+    assert train is not None
+    if train.tokens_per_second:
+        return train.tokens / train.steps / train.tokens_per_second
+    return train.loop_seconds / train.steps
 
 
 def _ran_on(record: Record, processor: Processor) -> bool:

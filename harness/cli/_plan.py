@@ -14,14 +14,15 @@ GIB, MIB = 1 << 30, 1 << 20
 WIDEST = 120
 
 
-def render(plan: Plan, command: str, width: int, pen: Pen) -> str:
+def render(plan: Plan, command: str, width: int, pen: Pen, probed: bool = False) -> str:
     """The table per arm, what does not fit, what the plan can show, the bars and what to run next."""
     width = min(width, WIDEST)
     lines = [*_wrap(_heading(plan), width), "", *_table(plan), ""]
     for note in [*_notes(plan), _detectable(plan), *_basis(plan)]:
         lines += _wrap(note, width)
     lines += ["", f"Memory at the peak, {_unit_name(plan)}:", *_bars(plan, width, pen), ""]
-    return "\n".join([*lines, *_wrap(f"Nothing was loaded. Start:\n{command}", width)])
+    last = f"Start:\n{command}" if probed else f"Nothing was loaded. Start:\n{command}"
+    return "\n".join([*lines, *_wrap(last, width)])
 
 
 def render_score(score: ForecastScore, store: str, width: int) -> str:
