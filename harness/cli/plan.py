@@ -36,8 +36,8 @@ def command(
     """Say for every arm of STUDY what it will need, whether it fits, how long it takes, what it costs, and what the
     study can show. Nothing is loaded or downloaded: the model's config and the lengths of the rows are enough.
 
-    Finished runs in the store on the same processor sharpen the times; --probe makes such runs. With --score: error and interval coverage of the
-    forecasts that the records of STUDY, or of all studies, carry.
+    Finished runs in the store on the same processor sharpen the times; --probe makes such runs. With --score: error and
+    interval coverage of the forecasts that the records of STUDY, or of all studies, carry.
     """
     if score:
         _score(study, store, as_json)
