@@ -91,6 +91,9 @@ class Plan(Value):
     currency: str
     per_hour: float | None
     disk_bytes: int
+    """Of adapters and models that are kept."""
+    download_bytes: int
+    """Of the base, about, where it is not on this machine: published weights are 16 bits wide."""
     rows: dict[str, int | float | str]
     """Training rows, their mean and longest length in tokens, and where that is from."""
     detectable: Detectable
@@ -128,11 +131,20 @@ def plan(
         currency="$" if spec.prices.per_hour is None else spec.prices.currency,  # the table's prices are in dollars
         per_hour=per_hour,
         disk_bytes=sum(a.disk_bytes for a in ran),
+        download_bytes=0 if workload.has_weights(spec.controls.model) else 2 * forecaster.architecture.parameters,
         rows={"train": rows.train, "mean_tokens": rows.mean, "longest": rows.longest, "source": rows.source},
         detectable=detectable(spec, noise),
         calibration="; ".join(dict.fromkeys(f.calibration for f in forecasts)),
-        doubts=tuple(dict.fromkeys(d for f in forecasts for d in f.doubts)),
+        doubts=tuple(dict.fromkeys([*(d for f in forecasts for d in f.doubts), *_over_time(spec, ran)])),
     )
+
+
+def _over_time(spec: StudySpec, arms: Iterable[ArmPlan]) -> Iterator[str]:
+    limit = spec.limits.trial_minutes
+    for arm in arms:
+        minutes = arm.confirm.seconds.mid / 60
+        if limit is not None and minutes > limit:
+            yield f"a run of {arm.arm} takes about {minutes:.2g} minutes, and limits.trial_minutes is {limit:g}"
 
 
 def trial_of(spec: StudySpec, name: str, phase: Phase, seed: int = 0) -> Trial:

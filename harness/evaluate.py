@@ -41,12 +41,14 @@ def held_out_loss(
             [rows[i].labels + [IGNORED] * (longest - len(rows[i].labels)) for i in some], device=device
         )
         mask = torch.tensor([[1] * len(rows[i].ids) + [0] * (longest - len(rows[i].ids)) for i in some], device=device)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        nll = torch.nn.functional.cross_entropy(
-            logits.transpose(1, 2), labels[:, 1:], ignore_index=IGNORED, reduction="none"
-        )
-        counts = (labels[:, 1:] != IGNORED).sum(1)
-        for i, loss in zip(some, (nll.sum(1) / counts).tolist(), strict=True):
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        # row by row: fp32 copies of a whole batch's logits would need more memory than many a training step
+        mean_nll = [
+            torch.nn.functional.cross_entropy(logits[row, :-1].float(), labels[row, 1:], ignore_index=IGNORED)
+            for row in range(len(some))
+        ]
+        del logits
+        for i, loss in zip(some, torch.stack(mean_nll).tolist(), strict=True):
             losses[i] = loss
     examples = [
         Example(task=name, metric="loss", example_id=row.example_id, score=losses[i]) for i, row in enumerate(rows)

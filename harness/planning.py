@@ -23,8 +23,6 @@ from harness.spec import Scalar, StudySpec
 from harness.trial import Trial
 from harness.workload import Rows
 
-LOGIT_BYTES = 12
-"""Bytes per logit while the held-out loss is taken: fp32 logits, their contiguous copy for log_softmax, its output."""
 OUTSIDE = Interval(low=0.0, mid=0.15e9, high=0.6e9)
 """Bytes of the process beside context and allocator."""
 EVALUATION_HELD = Interval(low=1.0, mid=1.03, high=1.15)
@@ -106,7 +104,10 @@ class Forecaster:
         """Phases of training, where there is any, and of evaluation, on the forecaster's or another processor."""
         processor = processor or self.processor
         setup, card, context = self.setup(trial), processor.memory_bytes, processor.context_bytes
-        evaluation = _evaluation(setup, trial.controls.evaluate.batch)
+        asked = max((one.tokens for one in self.asked), default=0) if trial.phase != "search" else 0
+        evaluation = _evaluation(
+            setup, trial.controls.evaluate.batch, math.ceil(asked), "cuda" if processor.kind == "cuda" else "cpu"
+        )
         held = times(EVALUATION_HELD, evaluation.total)
         alone = Memory(
             phases=(evaluation,),
@@ -318,8 +319,12 @@ def _kind(trial: Trial) -> tuple[str, str]:
 
 
 def _step_seconds(record: Record) -> float:
-    assert record.train is not None
-    return record.train.loop_seconds / record.train.steps
+    """Seconds of an optimizer step, the first slow ones left out where the run was long enough to tell."""
+    train = record.train
+    assert train is not None
+    if train.tokens_per_second:
+        return train.tokens / train.steps / train.tokens_per_second
+    return train.loop_seconds / train.steps
 
 
 def _ran_on(record: Record, processor: Processor) -> bool:
@@ -376,12 +381,19 @@ def _trains(trial: Trial) -> bool:
     return _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items()))).trains != "nothing"
 
 
-def _evaluation(setup: Setup, batch: int) -> Phase:
-    """The held-out loss of a batch of the longest rows: optimizer state and gradients are gone by then."""
-    tokens = batch * setup.length
-    hidden = tokens * setup.architecture.hidden * BYTES[setup.compute]
-    logits = LOGIT_BYTES * tokens * setup.architecture.vocabulary
-    return Phase(name="evaluation", components=weights(setup) | {"activations": hidden, "logits and loss": logits})
+def _evaluation(setup: Setup, batch: int, task_tokens: int, device: activations.Device) -> Phase:
+    """The widest moment of evaluation: a layer, the held-out loss of a batch of the longest rows, or lm-eval's
+    log-softmax of a batch of questions of `task_tokens`. Optimizer state and gradients are gone by then."""
+    vocabulary, width = setup.architecture.vocabulary, BYTES[setup.compute]
+    row = (4 if width == 4 else 8) * setup.length * vocabulary
+    parts = {
+        "logits and loss": max(
+            width * batch * setup.length * vocabulary + row, 2 * width * batch * task_tokens * vocabulary
+        ),
+        "one layer": activations.forward_peak(setup.model_copy(update={"micro_batch": batch}), device),
+    }
+    widest = max(parts, key=lambda name: parts[name])
+    return Phase(name="evaluation", components=weights(setup) | {widest: parts[widest]})
 
 
 def _higher(one: Interval, other: Interval) -> Interval:

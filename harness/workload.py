@@ -142,6 +142,13 @@ def asked_of(controls: Controls) -> tuple[list[Asked], list[str]]:
     return known, doubts
 
 
+def has_weights(model: ModelSource) -> bool:
+    """Whether the model's weights are on this machine; what is not the hub's is."""
+    if not _is_hub_id(model.id) or Path(model.id).expanduser().is_dir():
+        return True
+    return any(_snapshot(model.id, model.revision, "model").glob("*.safetensors"))
+
+
 def items_of(task: str, controls: Controls) -> int | None:
     """Items that a task asks within the study's limit; None where that is not known."""
     asked = LM_EVAL.get(task) or _task_file(task, controls.model)
@@ -236,7 +243,8 @@ def _assumed(controls: Controls) -> Rows:
     source, limit = controls.data, controls.train.max_length
     whole = HUB_ROWS.get((source.path, source.split))
     doubts = [
-        f"{source.path} is not at hand: every row is taken to have {limit} tokens (max_length), so hours are high"
+        f"{source.path} is not at hand: every row is taken to have {limit} tokens (max_length), so hours are high, and "
+        "memory too if none is that long"
     ]
     if whole is None and source.rows is None and controls.train.max_steps is None:
         doubts.append(f"its rows are not known: {ROWS_UNKNOWN:,} assumed; controls.data.rows or max_steps settle it")

@@ -39,10 +39,11 @@ def test_a_verdict_near_the_edge_of_the_card_is_not_judged(accuracy: ModuleType)
 
 def test_a_row_that_cannot_be_forecast_is_counted_with_its_reason(accuracy: ModuleType) -> None:
     columns = (
-        "row_id source model method base_bits optimizer lora_rank lora_targets micro_batch grad_accum seq_len "
-        "grad_checkpointing attention packing precision n_gpus sharding gpu peak_mem_gb mem_kind tokens_per_s time_h "
-        "notes peak_mem_alt_gb mem_alt_kind loss_kernel quality"
-    ).split()
+        "row_id", "source", "model", "method", "base_bits", "optimizer", "lora_rank", "lora_targets", "micro_batch",
+        "grad_accum", "seq_len", "grad_checkpointing", "attention", "packing", "precision", "n_gpus", "sharding", "gpu",
+        "peak_mem_gb", "mem_kind", "tokens_per_s", "time_h", "notes", "peak_mem_alt_gb", "mem_alt_kind", "loss_kernel",
+        "quality",
+    )  # fmt: skip
     row = dict.fromkeys(columns) | {
         "row_id": "r1", "source": "someone", "model": "meta-llama/Llama-2-7b-hf", "method": "full", "micro_batch": 1,
         "peak_mem_gb": 70.0, "mem_kind": "allocated", "quality": "A",

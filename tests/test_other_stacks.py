@@ -22,8 +22,9 @@ def shape(**changes: object) -> Architecture:
 
 def setup(profile: Profile, **changes: object) -> Setup:
     known: dict[str, object] = {
-        "architecture": shape(), "full": False, "adapter": AdapterShape(rank=1, targets=frozenset({"q_proj", "v_proj"})),
-        "weight_bits": 16, "micro_batch": 1, "length": 3, "profile": profile,
+        "architecture": shape(), "full": False, "weight_bits": 16,
+        "adapter": AdapterShape(rank=1, targets=frozenset({"q_proj", "v_proj"})), "micro_batch": 1,
+        "length": 3, "profile": profile,
     }  # fmt: skip
     return Setup.model_validate({**known, **changes})
 

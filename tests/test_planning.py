@@ -2,6 +2,7 @@
 
 import math
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from conftest import MakeRecord, MakeSpec
 
 from harness import budget, scoring
 from harness.budget import detectable, nearest, plan, trial_of
-from harness.forecast import processors
+from harness.forecast import catalogue, processors
 from harness.forecast.memory import Memory
 from harness.forecast.processors import Processor
+from harness.forecast.setup import HARNESS, Setup
 from harness.intervals import Difference, Spread
 from harness.planning import HEADROOM, USUAL_SCATTER, Forecaster, _rates_of, fits
 from harness.record import Fit, Forecast, Interval, Record, Stage, TensorBytes, Training
@@ -103,12 +105,44 @@ def test_the_base_before_training_has_no_step_to_account_for(spec: StudySpec) ->
 
 
 def test_a_large_batch_of_evaluation_can_be_what_does_not_fit(make_spec: MakeSpec) -> None:
-    # 64 rows of 512 tokens and 32,000 words at 12 bytes a logit are 12.6 GB, more than LoRA's step needs
-    spec = llama(make_spec, controls={"evaluate": {"batch": 64}, "train": {"gradient_checkpointing": True}})
+    # 512 rows of 512 tokens: 16.8 GB of 16-bit logits, and a layer's MLP alone is 3 * 11,008 values of 2 bytes a token
+    spec = llama(make_spec, controls={"evaluate": {"batch": 512}, "train": {"gradient_checkpointing": True}})
     forecast = Forecaster(spec, card(24)).trial(trial_of(spec, "lora", "search"))
     assert forecast.peak_phase == "evaluation"
-    assert forecast.components["logits and loss"] == 64 * 512 * 32_000 * 12
+    assert forecast.allocated_bytes.mid > 13.4e9 + 512 * 512 * 3 * 11_008 * 2
     assert forecast.fits == "no"
+
+
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
+def test_the_held_out_loss_takes_as_many_bytes_per_logit_as_is_forecast(compute: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from harness import accounting, tiny
+    from harness.data import IGNORED, Tokens
+    from harness.evaluate import held_out_loss
+
+    batch, length, vocabulary = 16, 64, 1024
+    ids = list(range(5, 5 + length))
+    rows = [Tokens(str(i), ids, [IGNORED, *ids[1:]]) for i in range(batch)]
+    model = AutoModelForCausalLM.from_pretrained(tiny.MODEL, dtype=torch.float32)
+
+    def evaluate() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bf16"):
+            held_out_loss(model, rows, "loss", batch, 0)
+
+    evaluate()  # first touches are not the loss's
+    peak = accounting.step_peak(evaluate, torch.device("cpu"))
+    from harness.forecast import activations
+
+    width, row = (2, 8) if compute == "bf16" else (4, 4)
+    loss = (width * batch + row) * length * vocabulary
+    setup = Setup(
+        architecture=catalogue.find("tiny"), full=False, weight_bits=32, compute=compute,  # type: ignore[arg-type]
+        micro_batch=batch, length=length, padded=False, loss="chunked",
+        profile=HARNESS.model_copy(update={"autocast": compute == "bf16"}),
+    )  # fmt: skip
+    assert peak == pytest.approx(max(loss, activations.forward_peak(setup)), rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +356,31 @@ def test_a_searched_rank_is_planned_at_its_largest(make_spec: MakeSpec) -> None:
     assert budget.largest(spec.arms["lora"]) == {"rank": 64, "dora": True, "learning_rate": 1e-4}
     adapter = Forecaster(spec, card(80)).setup(trial_of(spec, "lora", "search")).adapter
     assert adapter is not None and adapter.rank == 64 and adapter.dora
+
+
+def test_a_time_limit_that_runs_will_not_keep_is_told_beforehand(make_spec: MakeSpec) -> None:
+    def told(minutes: float) -> bool:
+        found = plan(llama(make_spec, limits={"trial_minutes": minutes}), card(80))
+        return any("limits.trial_minutes" in doubt for doubt in found.doubts)
+
+    assert told(0.1) and not told(10_000)
+
+
+def test_what_has_to_be_downloaded_is_told_unless_it_is_here(
+    make_spec: MakeSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    spec = llama(make_spec)
+    assert plan(spec, card(80)).download_bytes == 2 * 6_738_415_616  # two bytes for each weight of Llama 2 7B
+    folder = tmp_path / "models--meta-llama--Llama-2-7b-hf" / "snapshots" / "abc"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").touch()
+    (folder.parent.parent / "refs").mkdir()
+    (folder.parent.parent / "refs" / "main").write_text("abc")
+    assert plan(spec, card(80)).download_bytes == 0
+    assert plan(make_spec(), processors.find("cpu")).download_bytes == 0
 
 
 def test_more_seeds_and_items_show_smaller_differences(make_spec: MakeSpec) -> None:

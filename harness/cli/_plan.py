@@ -14,14 +14,15 @@ GIB, MIB = 1 << 30, 1 << 20
 WIDEST = 120
 
 
-def render(plan: Plan, command: str, width: int, pen: Pen) -> str:
+def render(plan: Plan, command: str, width: int, pen: Pen, probed: bool = False) -> str:
     """The table per arm, what does not fit, what the plan can show, the bars and what to run next."""
     width = min(width, WIDEST)
     lines = [*_wrap(_heading(plan), width), "", *_table(plan), ""]
     for note in [*_notes(plan), _detectable(plan), *_basis(plan)]:
         lines += _wrap(note, width)
     lines += ["", f"Memory at the peak, {_unit_name(plan)}:", *_bars(plan, width, pen), ""]
-    return "\n".join([*lines, *_wrap(f"Nothing was loaded. Start:\n{command}", width)])
+    last = f"Start:\n{command}" if probed else f"Nothing was loaded. Start:\n{command}"
+    return "\n".join([*lines, *_wrap(last, width)])
 
 
 def render_score(score: ForecastScore, store: str, width: int) -> str:
@@ -159,11 +160,12 @@ def _basis(plan: Plan) -> Iterable[str]:
     yield f"Times: {cold if plan.calibration == 'cold' else f'sharpened by {plan.calibration}'}."
     if plan.processor.kind == "cpu":
         yield "They are of one run after another; harness study makes one on each core at a time."
-    yield (
-        f"Disk: {plan.disk_bytes / GIB:.1f} GiB for adapters and kept models."
-        if plan.disk_bytes >= GIB / 10
-        else (f"Disk: {plan.disk_bytes / MIB:.0f} MiB for adapters and kept models.")
+    base = (
+        f", and about {plan.download_bytes / GIB:.1f} GiB for the base, to be downloaded" if plan.download_bytes else ""
     )
+    kept = plan.disk_bytes
+    size = f"{kept / GIB:.1f} GiB" if kept >= GIB / 10 else f"{kept / MIB:.0f} MiB"
+    yield f"Disk: {size} for adapters and kept models{base}."
     for doubt in plan.doubts:
         yield f"note: {doubt}"
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.argument("study", required=False)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--gpu", help='What it would run on: "RTX 4090", H100, "24 GB", cpu, a file.  [default: this machine]')
+@click.option("--probe", is_flag=True, help="First run 20 steps of every arm here, and take the times from them.")
 @click.option("--score", is_flag=True, help="Hold the forecasts of finished runs against what they measured.")
 @store_option
 @json_option
@@ -27,6 +28,7 @@ def command(
     study: str | None,
     overrides: tuple[str, ...],
     gpu: str | None,
+    probe: bool,
     score: bool,
     store: Path,
     as_json: bool,
@@ -34,8 +36,8 @@ def command(
     """Say for every arm of STUDY what it will need, whether it fits, how long it takes, what it costs, and what the
     study can show. Nothing is loaded or downloaded: the model's config and the lengths of the rows are enough.
 
-    Finished runs in the store on the same processor sharpen the times. With --score: error and interval coverage of the
-    forecasts that the records of STUDY, or of all studies, carry.
+    Finished runs in the store on the same processor sharpen the times; --probe makes such runs. With --score: error and
+    interval coverage of the forecasts that the records of STUDY, or of all studies, carry.
     """
     if score:
         _score(study, store, as_json)
@@ -58,6 +60,10 @@ def command(
     check_arms(spec)
     check_metric(spec)
     processor = _processor(spec, study, gpu)
+    if probe:
+        if gpu is not None:
+            raise click.UsageError("--probe measures this machine; leave out --gpu.", ctx)
+        _probe(spec, processor, store)
     found = plan(spec, processor, _records(spec, store), _noise(spec, store))
     if as_json:
         click.echo(found.model_dump_json(indent=2))
@@ -67,7 +73,33 @@ def command(
     start = shlex.join(["harness", "study", study, *overrides, *elsewhere])
     colour = sys.stdout.isatty() if ctx.color is None else ctx.color
     pen = Pen(colour, unicode_fits(sys.stdout.encoding))
-    click.echo(render(found, start, shutil.get_terminal_size((100, 24)).columns, pen))
+    click.echo(render(found, start, shutil.get_terminal_size((100, 24)).columns, pen, probe))
+
+
+def _probe(spec: "StudySpec", processor: "Processor", store: Path) -> None:
+    """Twenty steps of every arm on this machine; their records go to a study of their own in the store."""
+    from harness import checks, environment, plugins
+    from harness.planning import Forecaster
+    from harness.probe import STEPS, probe, probed
+    from harness.store import Store
+
+    for warning in checks.require(probed(spec), store):
+        click.echo(f"warning: {warning.what}", err=True)
+
+    def tell(arm: str, record: "Record | None") -> None:
+        if record is None:
+            click.echo(f"probe {arm}: left out, it does not fit", err=True)
+        elif record.status == "done":
+            click.echo(f"probe {arm}: {STEPS} steps in {record.seconds:.0f} s", err=True)
+        else:
+            click.echo(f"probe {arm}: {record.status}: {record.detail}", err=True)
+
+    gpus = [] if spec.controls.device == "cpu" else [g["index"] for g in environment.gpus()]
+    launcher = plugins.launcher("local", gpus=gpus[:1], workers=1)
+    try:
+        probe(spec, Store(store), launcher, Forecaster(spec, processor), tell)
+    finally:
+        launcher.stop()
 
 
 def _processor(spec: "StudySpec", study: str, gpu: str | None) -> "Processor":

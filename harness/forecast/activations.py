@@ -1,8 +1,11 @@
 """The tensors of one training step of this project's own stack, from configuration alone: counted, not fitted.
 
-`Step` below goes through the forward and the backward pass of transformers 5's Llama family with PEFT's LoRA, bitsandbytes
-and TRL's loss, operation by operation in the order of their source, on a tape of sizes (`tape.py`). The peak of a step
-and what is kept for backward are then read off. `benchmarks/trace_activations.py` sets it against what is installed.
+`Step` below goes through the forward and the backward pass of transformers 5's Llama family with PEFT's LoRA,
+bitsandbytes and TRL's loss, operation by operation in the order of their source, on a tape of sizes (`tape.py`). The
+peak of a step and what is kept for backward are then read off. `benchmarks/trace_activations.py` sets it against the
+libraries that are installed.
+
+Not counted, because it is tens of kilobytes at most: scalars, oneDNN's scratch in bf16 products, the building of masks.
 """
 
 import math
@@ -11,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
+from harness.forecast import optimizers
 from harness.forecast.architecture import Linear
 from harness.forecast.setup import BYTES, Setup
 from harness.forecast.tape import Checkpoint, Leaf, Meter, Node, Tensor, record, run_backward
@@ -25,7 +29,7 @@ HEAD_COLUMNS, HEAD_ROWS = 32768, 4096
 GENERATOR_STATE = {"cpu": 5056, "cuda": 16}
 """Bytes of the random generator's state that checkpointing keeps for every layer."""
 ENOUGH_LAYERS = 5
-"""Models deeper than this are extrapolated: every layer between the first two and the last two is like its neighbours."""
+"""Deeper models are extrapolated: every layer between the first two and the last two is like its neighbours."""
 
 
 def weights(setup: Setup) -> int:
@@ -49,36 +53,51 @@ def gradients(setup: Setup) -> int:
 
 
 def optimizer(setup: Setup) -> int:
-    """Bytes of AdamW's state: two moments in the weight's dtype and the number of the step per tensor."""
-    return 2 * gradients(setup) + 4 * _trained_tensors(setup)
+    """Bytes of the optimizer's state; torch's AdamW keeps the number of the step for every tensor, too."""
+    states = round(setup.trainable * optimizers.kept(setup.optimizer).bytes_kept(_trained_width(setup)))
+    return states + (4 * _trained_tensors(setup) if setup.optimizer.startswith("adamw_torch") else 0)
 
 
 def retained(setup: Setup, device: Device = "cpu") -> dict[str, int]:
     """Bytes kept for backward over all layers when backward begins, by component, without the loss's own."""
-    return {name: size for name, size in _step(setup, device).retained.items() if name != "loss" and size}
+    return {name: size for name, size in count_step(setup, device).retained.items() if name != "loss" and size}
 
 
 def layer_transient(setup: Setup, device: Device = "cpu") -> int:
     """What the backward of the last layer needs above what is kept when it begins: its temporaries, and under
     checkpointing the layer computed again."""
-    found = _step(setup, device)
+    found = count_step(setup, device)
     return found.peaks["last layer"] - found.began["last layer"]
 
 
 def layer_peak(setup: Setup, device: Device = "cpu") -> int:
     """Most that is held while the backward pass goes through the last layer, what the others keep included."""
-    return _step(setup, device).peaks["last layer"]
+    return count_step(setup, device).peaks["last layer"]
 
 
 def logits(setup: Setup, device: Device = "cpu") -> int:
     """What head and loss need above what is kept for the layers, in forward or in backward."""
-    found = _step(setup, device)
+    found = count_step(setup, device)
     return found.peaks["loss"] - sum(retained(setup, device).values())
 
 
 def step_peak(setup: Setup, device: Device = "cpu") -> int:
     """Peak of one forward and backward pass above weights and optimizer state."""
-    return max(_step(setup, device).peaks.values())
+    return max(count_step(setup, device).peaks.values())
+
+
+@lru_cache(maxsize=256)
+def forward_peak(setup: Setup, device: Device = "cpu") -> int:
+    """Peak of the layers' forward pass where nothing is kept for backward: the widest moment of one layer.
+
+    The model's caller holds token ids, labels and mask all the while, and the model the embedded tokens.
+    """
+    inference = setup.model_copy(update={"checkpointing": False})
+    found = Step(inference, device, 1)
+    with found.meter.without_recording():
+        found.forward_layers()
+    held = setup.tokens * (3 * 8 + setup.architecture.hidden * _rest(setup))
+    return held + max(found.meter.peaks.values())
 
 
 def tensors(setup: Setup) -> TensorBytes:
@@ -139,26 +158,27 @@ def _trained_tensors(setup: Setup) -> int:
 
 
 @dataclass(frozen=True)
-class _Counted:
+class Counted:
     """What one step holds, by phase and by component."""
 
     retained: dict[str, int]
     began: dict[str, int]
     peaks: dict[str, int]
 
-    def further(self, other: "_Counted", layers: int) -> "_Counted":
+    def further(self, other: "Counted", layers: int) -> "Counted":
         """Extrapolated by `layers` from `other`, which has one layer less."""
 
         def line(ours: dict[str, int], theirs: dict[str, int]) -> dict[str, int]:
-            return {key: value + layers * (value - theirs.get(key, value)) for key, value in ours.items()}
+            return {key: value + layers * (value - theirs[key]) for key, value in ours.items() if key in theirs}
 
-        return _Counted(
+        return Counted(
             line(self.retained, other.retained), line(self.began, other.began), line(self.peaks, other.peaks)
         )
 
 
 @lru_cache(maxsize=256)
-def _step(setup: Setup, device: Device) -> _Counted:
+def count_step(setup: Setup, device: Device) -> Counted:
+    """One forward and backward pass, counted."""
     layers = setup.architecture.layers
     if layers <= ENOUGH_LAYERS:
         return Step(setup, device, layers).run()
@@ -174,6 +194,8 @@ class Weight:
     width: int
     leaf: Leaf | None = None
     """Where its gradient is collected; None where it is frozen."""
+    copies: int = 1
+    """Experts that it holds; one of them is multiplied with."""
     cast: Tensor | None = None
     """Autocast keeps the cast of a trained weight until the forward pass ends."""
 
@@ -207,6 +229,7 @@ class _Places:
     """What every layer is told of positions."""
 
     mask: Tensor | None
+    numbers: Tensor
     rotary: Tensor | None
 
 
@@ -237,46 +260,52 @@ class Step:
         self.final_norm = self._weight(one.hidden)
         self.blocks = [self._block() for _ in range(self.layers)]
 
-    def _weight(self, elements: int) -> Weight:
-        return Weight(elements, self.base, Leaf() if self.setup.full else None)
+    def _weight(self, elements: int, copies: int = 1) -> Weight:
+        return Weight(copies * elements, self.base, Leaf() if self.setup.full else None, copies)
 
     def _block(self) -> "_Block":
-        """One decoder layer, its linear layers told apart by their order: into attention, out of it, into the MLP, out."""
+        """One decoder layer, its linear layers by their order: into attention, out of it, into the MLP, out."""
         one = self.one
-        found = [self._projection(each) for each in one.linears]
         wanted, inward = one.head_dim * (one.heads + 2 * one.kv_heads), 0
         while wanted > 0:
             wanted -= one.linears[inward].outputs
             inward += 1
+        found = [self._projection(each) for each in one.linears]
+        # of a mixture only the experts count: routers and shared experts are small beside them
+        mlp = [each for each in found[inward + 1 :] if each.linear.copies > 1] or found[inward + 1 :]
         half = [self._weight(one.qk_norm // 2) for _ in range(2)] if one.qk_norm else []
         norms = [self._weight(one.hidden) for _ in range(one.norms)]
-        return _Block(found[:inward], found[inward], found[inward + 1 : -1], found[-1], norms, half)
+        return _Block(found[:inward], found[inward], mlp[:-1], mlp[-1], norms, half)
 
     def _projection(self, each: Linear) -> _Projection:
         a = b = magnitude = None
         if self.setup.adapter is not None and each in self.setup.targets:
             rank, width = self.setup.adapter.rank, BYTES[self.setup.adapter_dtype]
-            a, b = Weight(rank * each.inputs, width, Leaf()), Weight(rank * each.outputs, width, Leaf())
+            copies = each.copies
+            a = Weight(copies * rank * each.inputs, width, Leaf(), copies)
+            b = Weight(copies * rank * each.outputs, width, Leaf(), copies)
             magnitude = Weight(each.outputs, width, Leaf()) if self.adapted_by_dora else None
         bias = self._weight(each.outputs) if each.bias else None
-        return _Projection(each, self._weight(each.inputs * each.outputs), bias, a, b, magnitude)
+        return _Projection(each, self._weight(each.inputs * each.outputs, each.copies), bias, a, b, magnitude)
 
     # the course of a step
 
-    def run(self) -> _Counted:
+    def run(self) -> Counted:
         meter = self.meter
         meter.enter("forward")
         root, kept = self._forward()
+        meter.began.clear()  # from here on they are those of backward
         meter.enter("loss")
         with meter.inside("gradients"):
             run_backward(root, meter.tensor(1, 4), self._on_node)
-        return _Counted(kept, meter.began, meter.peaks)
+        return Counted(kept, meter.began, meter.peaks)
 
     def _on_node(self, node: Node) -> None:
-        if node.phase is not None and node.phase != self.meter.phase:
+        if node.phase and node.phase != self.meter.phase:
             self.meter.enter(node.phase)
 
-    def _forward(self) -> tuple[Node, dict[str, int]]:
+    def forward_layers(self) -> Tensor:
+        """From the embedding to the last layer's output."""
         meter = self.meter
         meter.enter("embedding")
         with meter.inside("embedding"):
@@ -287,7 +316,11 @@ class Step:
             meter.enter(self._layer_phase(index))
             call = self.checkpointed if self.setup.checkpointing else self.layer
             hidden = call(block, hidden, places)
-        del places
+        return hidden
+
+    def _forward(self) -> tuple[Node, dict[str, int]]:
+        meter = self.meter
+        hidden = self.forward_layers()
         meter.enter("loss")
         with meter.inside("norms"):
             hidden = self.norm(hidden, self.final_norm)
@@ -319,11 +352,12 @@ class Step:
         windowed = self.one.window is not None and self.length >= self.one.window
         if self.setup.attention == "eager":
             mask = self.meter.tensor(pairs, width)
-        elif self.setup.attention == "sdpa" and (self.setup.padded or windowed):
+        elif self.setup.attention == "sdpa" and (windowed or (self.setup.padded and self.batch > 1)):
             mask = self.meter.tensor(pairs, 1)
+        numbers = self.meter.tensor(self.length, 8)
         if self.one.positions:
-            return _Places(mask, None)
-        return _Places(mask, self.meter.tensor(2 * self.length * self.one.head_dim, width))
+            return _Places(mask, numbers, None)
+        return _Places(mask, numbers, self.meter.tensor(2 * self.length * self.one.head_dim, width))
 
     def checkpointed(self, block: "_Block", hidden: Tensor, places: "_Places") -> Tensor:
         """torch.utils.checkpoint without reentry: the layer is computed again when its backward begins."""
@@ -365,7 +399,7 @@ class Step:
     # a decoder layer
 
     def layer(self, block: "_Block", hidden: Tensor, places: "_Places") -> Tensor:
-        """LlamaDecoderLayer and its kin: with norms after the sublayers too (Gemma 2), or one norm before both (Phi)."""
+        """LlamaDecoderLayer and its kin: norms after the sublayers too (Gemma 2), or one norm before both (Phi)."""
         meter, norms = self.meter, block.norms
         residual = hidden
         with meter.inside("norms"):
@@ -374,12 +408,14 @@ class Step:
             hidden = self.attention(block, hidden, places)
         if len(norms) == 1:
             with meter.inside("mlp"):
-                return self.add(self.add(hidden, self.mlp(block, normal)), residual)
+                hidden = self.add(hidden, self.mlp(block, normal))
+            with meter.inside("residual"):
+                return self.add(hidden, residual)
         del normal
         if len(norms) == 4:
             with meter.inside("norms"):
                 hidden = self.norm(hidden, norms[1])
-        with meter.inside("attention"):
+        with meter.inside("residual"):
             hidden = self.add(residual, hidden)
         residual = hidden
         with meter.inside("norms"):
@@ -389,7 +425,7 @@ class Step:
         if len(norms) == 4:
             with meter.inside("norms"):
                 hidden = self.norm(hidden, norms[3])
-        with meter.inside("mlp"):
+        with meter.inside("residual"):
             return self.add(residual, hidden)
 
     def norm(self, x: Tensor, weight: Weight) -> Tensor:
@@ -439,6 +475,17 @@ class Step:
         return query, key, value
 
     def mlp(self, block: "_Block", x: Tensor) -> Tensor:
+        used = min(self.one.experts_used, block.outward.linear.copies)
+        if used == 1:
+            return self.one_mlp(block, x)
+        elements, width = x.elements, x.width
+        each = record(self.meter.tensor(used * elements, width), [x], lambda grad: [grad.meter.tensor(elements, width)])
+        out = self.one_mlp(block, each)
+        return record(
+            self.meter.tensor(elements, width), [out], lambda grad: [grad.meter.tensor(used * elements, width)]
+        )
+
+    def one_mlp(self, block: "_Block", x: Tensor) -> Tensor:
         if not self.one.gated:
             return self.linear(block.outward, self.activate(self.linear(block.mlp[0], x)))
         if len(block.mlp) == 1:
@@ -461,9 +508,9 @@ class Step:
         out = self.base_layer(projection, x, last=plain and self.stop is projection)
         if plain:
             return out
-        if self.setup.quantization in {"nf4", "fp4"} and self.setup.quantized:
-            out = record(out.like(), [out], lambda grad: [grad.kept()])  # PEFT clones what comes from 4 bits
         with self.meter.inside("adapters"):
+            if self.setup.quantization in {"nf4", "fp4"} and self.setup.quantized:
+                out = record(out.like(), [out], lambda grad: [grad.kept()])  # PEFT clones what comes from 4 bits
             return self.dora(projection, x, out) if self.adapted_by_dora else self.lora(projection, x, out)
 
     def base_layer(self, projection: "_Projection", x: Tensor, last: bool = False) -> Tensor:
@@ -473,7 +520,7 @@ class Step:
 
     def matmul(self, x: Tensor, weight: Weight, outputs: int, bias: Weight | None = None, last: bool = False) -> Tensor:
         """`F.linear` with a dense weight: what autocast casts, and what each gradient needs."""
-        rows = x.elements // (weight.elements // outputs)
+        rows = x.elements // (weight.elements // weight.copies // outputs)
         matrix = self.cast_weight(weight)
         if self.autocast:
             x = self.cast(x, 2)
@@ -504,7 +551,7 @@ class Step:
 
     def dequantized(self, projection: "_Projection", x: Tensor, last: bool = False) -> Tensor:
         """bitsandbytes: a dense copy of the weight, made in forward and again in backward, and freed at once."""
-        elements, outputs = projection.weight.elements, projection.linear.outputs
+        elements, outputs = projection.linear.inputs * projection.linear.outputs, projection.linear.outputs
         meter, width, inputs = self.meter, x.width, x.elements
         int8 = self.setup.quantization == "int8"
         scales = math.ceil(elements / BLOCK) if not int8 and _nested(self.setup) else 0
@@ -664,7 +711,11 @@ class Step:
 
     def eager(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """eager_attention_forward: every score is a tensor, the softmax in fp32."""
-        key, value = self.repeat(key), self.repeat(value)
+        if self.one.heads == self.one.kv_heads:
+            key, value = self.contiguous(key), self.contiguous(value)
+        else:
+            key, value = self.repeat(key), self.repeat(value)
+        query = self.contiguous(query)
         scores = self.times(self.batched(query, key, self.batch * self.one.heads * self.length**2))
         if mask is not None:
             scores = record(scores.like(), [scores], lambda grad: [grad.kept()])
@@ -674,8 +725,14 @@ class Step:
         del scores
         return record(out.like(), [out], lambda grad: [grad.viewed()])
 
+    def contiguous(self, x: Tensor) -> Tensor:
+        """A copy with each head in one piece; heads of a single sequence are multiplied where they lie."""
+        if self.batch == 1:
+            return x
+        return record(x.like(), [x], lambda grad: [grad.viewed()])
+
     def batched(self, x: Tensor, y: Tensor, elements: int) -> Tensor:
-        """torch.matmul of heads, whose operands are made contiguous."""
+        """torch.matmul of contiguous heads."""
         if self.autocast:
             x, y = self.cast(x, 2), self.cast(y, 2)
         out = x.meter.tensor(elements, x.width)
@@ -719,7 +776,7 @@ class Step:
         return record(out, [hidden], lambda grad: [grad.meter.tensor(elements, grad.width)])
 
     def _tile(self, rows: int, width: int, before: int, passing: int) -> None:
-        """A tile of logits with `passing` bytes of temporaries per logit: none on a GPU, where Triton folds in place."""
+        """A tile of logits, with `passing` bytes of temporaries per logit: none on a GPU (Triton, in place)."""
         meter, one = self.meter, self.one
         n, columns = min(rows, HEAD_ROWS), min(one.vocabulary, HEAD_COLUMNS)
         tile = meter.tensor(n * HEAD_COLUMNS, width)

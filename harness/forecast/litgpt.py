@@ -22,9 +22,9 @@ def step(setup: Setup) -> Step:
         shape = setup.architecture
         head = 2 * shape.vocabulary * setup.tokens + 4 * shape.vocabulary * shape.hidden
         forward = max(6 * shape.vocabulary * setup.tokens, head)
-        stale = setup.architecture.layers * setup.tokens * _quantized_inputs(setup)
-        stale += setup.tokens * (2 * setup.architecture.hidden + 4 * setup.architecture.vocabulary)
-        loss = max(loss, forward + stale)
+        stale = shape.layers * setup.tokens * _quantized_inputs(setup)
+        stale += setup.tokens * (2 * shape.hidden + 4 * shape.vocabulary)
+        loss = max(loss, round(forward + stale))
     if setup.checkpointing:
         layer = round(setup.tokens * _layer(setup))
         return Step(saved=saved, loss=loss, layer=layer, end=layer)
@@ -47,10 +47,8 @@ def _layer(setup: Setup) -> float:
     shape = setup.architecture
     hidden, query, key, inner = _widths(setup)
     rms, parallel = shape.norm == "rms", shape.model_type in PARALLEL
-    if rms:
-        found = 8.0 * hidden + 4 * hidden * setup.full  # fp32 copies; a trained weight keeps the normalised ones too
-    else:
-        found = 2.0 * hidden if parallel else 4.0 * hidden
+    # fp32 copies, and the normalised ones of a trained weight; LayerNorm keeps its input, shared in a parallel block
+    found = (8.0 + 4 * setup.full) * hidden if rms else (2.0 if parallel else 4.0) * hidden
     # queries and keys turned by their positions; a value is a view of the fused product, or expanded to all heads
     found += 4 * query + (2 * (query + 2 * key) if shape.kv_heads == shape.heads else 2 * query)
     found += 2 * query + 4 * shape.heads  # attention's output, and the log of its sums in fp32

@@ -44,7 +44,7 @@ class Profile(Value):
     keeps_quantized_input: bool = False
     """bitsandbytes before 0.43.2 kept the input of every 4-bit layer for backward (bitsandbytes#1270)."""
     stale_inputs: bool = False
-    """Those inputs outlive the backward pass and are still there in the next forward pass (seen with LitGPT of 2024)."""
+    """Those inputs outlive the backward pass and are still there in the next forward pass (LitGPT, 2024)."""
     quantizes_head: bool = False
     """The head is quantized too (Lightning Fabric's bitsandbytes plugin)."""
     peaks_first: bool = False

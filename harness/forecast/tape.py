@@ -1,7 +1,7 @@
 """Autograd in bytes: tensors that are only sizes, on a tape that holds and frees them when PyTorch does.
 
-An operation says how large its output is and which tensors its backward reads; lifetimes then follow from references, as
-they do in PyTorch: a tensor is freed with its last holder. CPython frees at once, so `Tensor.__del__` is exact.
+An operation says how large its output is and which tensors its backward reads; lifetimes then follow from references,
+as they do in PyTorch: a tensor is freed with its last holder. CPython frees at once, so `Tensor.__del__` is exact.
 """
 
 import heapq
