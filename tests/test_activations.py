@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from harness.forecast import activations
+from harness.forecast import activations, step
 from harness.forecast.architecture import Architecture, Linear
 from harness.forecast.configs import from_config
 from harness.forecast.setup import Setup
@@ -127,7 +127,7 @@ def test_without_a_fused_head_all_logits_their_logarithms_and_two_gradients_are_
 @pytest.mark.parametrize("make", [a_setup, lora])
 def test_deep_models_are_extrapolated_exactly(make: Any, checkpointing: bool) -> None:
     setup = make(architecture=a_decoder(layers=12), checkpointing=checkpointing)
-    counted = activations.Step(setup, "cpu", 12).run()
+    counted = step.Step(setup, "cpu", 12).run()
     assert activations.step_peak(setup) == max(counted.peaks.values())
     assert sum(activations.retained(setup).values()) == sum(v for k, v in counted.retained.items() if k != "loss")
 
