@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trl.trainer.utils import add_fused_lm_head
 
 from harness import accounting, plugins
-from harness.forecast import activations
+from harness.forecast import activations, step
 from harness.forecast.configs import from_config
 from harness.forecast.setup import HARNESS, Setup
 from harness.spec import Training
@@ -129,14 +129,14 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def narrow_tile() -> Iterator[None]:
     """TRL's tile of logits as wide as the vocabulary, here and in the forecast."""
-    before = trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE, activations.HEAD_COLUMNS
-    trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = activations.HEAD_COLUMNS = VOCABULARY
-    activations.count_step.cache_clear()
+    before = trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE, step.HEAD_COLUMNS
+    trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = step.HEAD_COLUMNS = VOCABULARY
+    step.count_step.cache_clear()
     try:
         yield
     finally:
-        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE, activations.HEAD_COLUMNS = before
-        activations.count_step.cache_clear()
+        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE, step.HEAD_COLUMNS = before
+        step.count_step.cache_clear()
 
 
 def measured(

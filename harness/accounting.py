@@ -1,5 +1,6 @@
 """Bytes of tensors: each one stored by a model or an optimizer, and the peak of one training step."""
 
+import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -33,6 +34,7 @@ def step_peak(step: Callable[[], object], device: torch.device) -> int:
 
     On CUDA from the caching allocator, elsewhere from the profiler's record of every allocation.
     """
+    gc.collect()  # cycles that an earlier stage left would be freed at some moment of the step, and hide part of it
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)

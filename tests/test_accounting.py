@@ -1,5 +1,7 @@
 """Bytes of tensors: each storage once, scales and code tables included, and the peak of a step."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -75,6 +77,23 @@ def test_memory_that_was_in_use_before_is_not_the_steps() -> None:
     before = torch.empty(8 * MIB, dtype=torch.uint8)
     assert step_peak(lambda: torch.empty(MIB, dtype=torch.uint8), torch.device("cpu")) < 2 * MIB
     del before
+
+
+def test_garbage_of_an_earlier_step_does_not_hide_memory() -> None:
+    def earlier() -> None:
+        garbage: list[object] = [torch.empty(8 * MIB, dtype=torch.uint8)]
+        garbage.append(garbage)  # a cycle: freed when the collector runs, not before
+
+    def step() -> None:
+        gc.collect()  # as the interpreter may, at any moment
+        torch.empty(2 * MIB, dtype=torch.uint8)
+
+    gc.disable()
+    try:
+        step_peak(earlier, torch.device("cpu"))
+        assert step_peak(step, torch.device("cpu")) == pytest.approx(2 * MIB, rel=0.01)
+    finally:
+        gc.enable()
 
 
 def test_a_training_step_needs_at_least_its_gradients() -> None:

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from harness.forecast import activations
+from harness.forecast import activations, step
 from harness.forecast.architecture import Architecture, Linear
+from harness.forecast.configs import from_config
 from harness.forecast.setup import Setup
 from harness.forecast.tape import Leaf, Meter, Tensor, record, run_backward
 from harness.interfaces import AdapterShape
@@ -126,7 +127,7 @@ def test_without_a_fused_head_all_logits_their_logarithms_and_two_gradients_are_
 @pytest.mark.parametrize("make", [a_setup, lora])
 def test_deep_models_are_extrapolated_exactly(make: Any, checkpointing: bool) -> None:
     setup = make(architecture=a_decoder(layers=12), checkpointing=checkpointing)
-    counted = activations.Step(setup, "cpu", 12).run()
+    counted = step.Step(setup, "cpu", 12).run()
     assert activations.step_peak(setup) == max(counted.peaks.values())
     assert sum(activations.retained(setup).values()) == sum(v for k, v in counted.retained.items() if k != "loss")
 
@@ -270,6 +271,35 @@ def test_dora_is_counted_to_the_percent(bench: ModuleType, tmp_path: Path) -> No
     setup, counted, peak = bench.measured("llama", bench.CASES["dora"], 3, 3, 40, tmp_path)
     assert sum(activations.retained(setup).values()) == pytest.approx(counted.total(), rel=0.001)
     assert activations.step_peak(setup) == pytest.approx(peak, rel=0.01)
+
+
+@pytest.mark.parametrize(("stored", "compute"), [("float32", "fp32"), ("float32", "bf16"), ("bfloat16", "bf16")])
+@pytest.mark.parametrize("vocabulary", [72, 4000])
+def test_the_models_own_loss_is_counted_to_the_byte(
+    bench: ModuleType, stored: str, compute: Literal["fp32", "bf16"], vocabulary: int
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from harness.accounting import step_peak
+
+    config = bench.a_config("llama-gqa", 2)
+    config.vocab_size = vocabulary
+    model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, stored)).train()
+    inputs = bench.a_batch(3, 40, padded=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute == "bf16"):
+            loss = model(**inputs, use_cache=False).loss
+        loss.backward()
+
+    step()
+    model.zero_grad(set_to_none=True)
+    setup = a_setup(
+        architecture=from_config(config.to_dict(), "a Llama"), weight_bits=32 if stored == "float32" else 16,
+        compute=compute, micro_batch=3, length=40, padded=True, loss="full",
+    )  # fmt: skip
+    assert activations.step_peak(setup) == pytest.approx(step_peak(step, torch.device("cpu")), abs=200)
 
 
 @pytest.mark.parametrize(

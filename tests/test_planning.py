@@ -186,7 +186,8 @@ def measured(
 ) -> Record:
     """A run of this trial whose steps took `seconds` each, on batches of rows without padding."""
     train = Training(
-        steps=100, tokens=100 * 16 * 512, padded_share=0.0, tokens_per_second=1.0, warmup_steps_excluded=0,
+        steps=100, tokens=100 * 16 * 512, padded_share=0.0, tokens_per_second=16 * 512 / seconds,
+        warmup_steps_excluded=0,
         loop_seconds=100 * seconds, final_loss=1.0, trainable_parameters=1, total_parameters=1,
     )  # fmt: skip
     environment = {"gpus": [{"name": gpu}], "packages": {"torch": "2.13.0"}}

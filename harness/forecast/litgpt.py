@@ -6,7 +6,7 @@ LoRA's zero padding saves its source, and Fabric casts logits to fp32 and takes 
 
 import math
 
-from harness.forecast.setup import Setup, Step
+from harness.forecast.setup import Setup, Pass
 
 CHUNK = 128
 """Tokens at a time through the head (`lm_head_chunk_size`)."""
@@ -14,7 +14,7 @@ PARALLEL = {"gpt_neox", "falcon", "phi", "gptj"}
 """Model types whose attention and MLP read the same hidden state."""
 
 
-def step(setup: Setup) -> Step:
+def step(setup: Setup) -> Pass:
     saved = _saved(setup)
     loss = _loss(setup)
     if setup.profile.stale_inputs and setup.quantized:
@@ -27,8 +27,8 @@ def step(setup: Setup) -> Step:
         loss = max(loss, round(forward + stale))
     if setup.checkpointing:
         layer = round(setup.tokens * _layer(setup))
-        return Step(saved=saved, loss=loss, layer=layer, end=layer)
-    return Step(saved=saved, loss=loss, layer=0, end=0)
+        return Pass(saved=saved, loss=loss, layer=layer, end=layer)
+    return Pass(saved=saved, loss=loss, layer=0, end=0)
 
 
 def _saved(setup: Setup) -> int:

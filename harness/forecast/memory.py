@@ -8,7 +8,7 @@ import math
 from harness.forecast import activations, litgpt, torchtune
 from harness.forecast.losses import loss_bytes
 from harness.forecast.optimizers import kept
-from harness.forecast.setup import BYTES, Setup, Step
+from harness.forecast.setup import BYTES, Setup, Pass
 from harness.record import Interval
 from harness.spec import Dtype, Value
 
@@ -87,7 +87,7 @@ def memory(setup: Setup, card: int | None = None, context: int = 500_000_000) ->
     return Memory(phases=phases, reserved=reserved, process=_process(setup, reserved, context))
 
 
-def one_step(setup: Setup) -> Step:
+def one_step(setup: Setup) -> Pass:
     """One forward and backward pass, as the software of the run does it."""
     if setup.profile.software == "litgpt":
         return litgpt.step(setup)
@@ -102,11 +102,11 @@ def is_counted(setup: Setup) -> bool:
     return setup.profile.software == "harness" and plain and setup.sharding in {"none", "ddp"}
 
 
-def counted(setup: Setup) -> Step:
+def counted(setup: Setup) -> Pass:
     """One pass of this project's own stack on a GPU, tensor by tensor."""
     saved = sum(activations.retained(setup, "cuda").values())
     peak = activations.step_peak(setup, "cuda")
-    return Step(
+    return Pass(
         saved=saved,
         loss=activations.logits(setup, "cuda"),
         layer=activations.layer_peak(setup, "cuda") - saved,
@@ -114,10 +114,10 @@ def counted(setup: Setup) -> Step:
     )
 
 
-def closed_form(setup: Setup) -> Step:
+def closed_form(setup: Setup) -> Pass:
     """One pass by component, from the formulas that published runs bear out."""
     layer = layer_bytes(setup)
-    return Step(saved=saved_bytes(setup), loss=logits(setup), layer=layer, end=layer)
+    return Pass(saved=saved_bytes(setup), loss=logits(setup), layer=layer, end=layer)
 
 
 def trained_width(setup: Setup) -> int:

@@ -65,7 +65,7 @@ HARNESS = Profile(name="harness", software="harness")
 """What the trials of this project run: transformers 5 and TRL 1, no PEFT preparation, expandable segments."""
 
 
-class Step(Value):
+class Pass(Value):
     """What one forward and backward pass needs beside weights, optimizer state and whole gradients, in bytes."""
 
     saved: int

@@ -1,6 +1,6 @@
 """One training step of torchtune 0.4 on packed rows, counted from its source: what it keeps and where it peaks."""
 
-from harness.forecast.setup import Setup, Step
+from harness.forecast.setup import Setup, Pass
 
 CHUNKS = 8
 """Of `CEWithChunkedOutputLoss`."""
@@ -8,7 +8,7 @@ COMPILED = 32.3
 """Bytes per hidden value and token that a compiled layer keeps: read off two runs of one model; by hand 32.0."""
 
 
-def step(setup: Setup) -> Step:
+def step(setup: Setup) -> Pass:
     shape, tokens = setup.architecture, setup.tokens
     hidden, vocabulary = shape.hidden, shape.vocabulary
     if setup.checkpointing == "offloaded":
@@ -28,7 +28,7 @@ def step(setup: Setup) -> Step:
     per_layer = shape.linear_parameters // shape.layers
     layer = round(tokens * (_layer(setup) + 6 * shape.intermediate + 4 * hidden))
     end = layer - 2 * per_layer + 2 * hidden * tokens if setup.full and setup.checkpointing else 0
-    return Step(saved=saved, loss=loss, layer=0, end=max(0, end))
+    return Pass(saved=saved, loss=loss, layer=0, end=max(0, end))
 
 
 def _layer(setup: Setup) -> float:
