@@ -16,6 +16,7 @@ from harness.forecast import activations, catalogue, processors, time
 from harness.forecast.memory import Memory, Phase, memory, weights
 from harness.forecast.processors import Processor
 from harness.forecast.setup import BYTES, HARNESS, Setup
+from harness.forecast.step import Device
 from harness.forecast.time import COLD, Rates
 from harness.interfaces import AdapterShape
 from harness.record import Fit, Forecast, Interval, Record, StageName, TensorBytes
@@ -381,7 +382,7 @@ def _trains(trial: Trial) -> bool:
     return _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items()))).trains != "nothing"
 
 
-def _evaluation(setup: Setup, batch: int, task_tokens: int, device: activations.Device) -> Phase:
+def _evaluation(setup: Setup, batch: int, task_tokens: int, device: Device) -> Phase:
     """The widest moment of evaluation: a layer, the held-out loss of a batch of the longest rows, or lm-eval's
     log-softmax of a batch of questions of `task_tokens`. Optimizer state and gradients are gone by then."""
     vocabulary, width = setup.architecture.vocabulary, BYTES[setup.compute]

@@ -6,7 +6,7 @@ LoRA's zero padding saves its source, and Fabric casts logits to fp32 and takes 
 
 import math
 
-from harness.forecast.setup import Setup, Pass
+from harness.forecast.setup import Pass, Setup
 
 CHUNK = 128
 """Tokens at a time through the head (`lm_head_chunk_size`)."""

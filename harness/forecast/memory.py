@@ -8,12 +8,10 @@ import math
 from harness.forecast import activations, litgpt, torchtune
 from harness.forecast.losses import loss_bytes
 from harness.forecast.optimizers import kept
-from harness.forecast.setup import BYTES, Setup, Pass
+from harness.forecast.setup import BYTES, Pass, Setup
 from harness.record import Interval
 from harness.spec import Dtype, Value
 
-WORKSPACE = 32 << 20
-"""cuBLAS keeps a workspace within torch's allocator (32 MiB on Hopper, 8 MiB before)."""
 LAYER_COPIES = 12
 """16-bit copies of a hidden state alive in the backward of one layer: norms (input, fp32 copy, normalised, output),
 their gradients, the residual's gradient and the inputs of the linear layers."""

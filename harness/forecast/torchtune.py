@@ -1,6 +1,6 @@
 """One training step of torchtune 0.4 on packed rows, counted from its source: what it keeps and where it peaks."""
 
-from harness.forecast.setup import Setup, Pass
+from harness.forecast.setup import Pass, Setup
 
 CHUNKS = 8
 """Of `CEWithChunkedOutputLoss`."""
