@@ -1,5 +1,6 @@
 """One trial from its job to its record: the order of the stages, and what each way of ending is called."""
 
+import gc
 import logging
 import math
 import os
@@ -155,6 +156,7 @@ def follow_the_stages(run: Run) -> None:
             )
             run.resolved |= run.trained.resolved
 
+    gc.collect()  # the trainer refers to itself: its optimizer's state would stay through evaluation
     compute = DTYPES[controls.train.compute_dtype]
     with run.stage("evaluate"), torch.autocast(run.device.type, compute, enabled=compute != torch.float32):
         _evaluate(run, model, tokenizer, rows)  # computes as training did

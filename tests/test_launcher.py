@@ -15,6 +15,7 @@ import pytest
 
 from harness import plugins
 from harness.interfaces import Event, Interrupted, Job, Launcher
+from harness.launchers.local import server_variables
 from harness.record import Forecast, Interval
 from harness.spec import Controls
 from harness.store import TABLES, StudyStore
@@ -55,6 +56,12 @@ def make_job(model_folder: Path, tmp_path: Path) -> MakeJob:
         return Job(trial=trial, question_id="q", folder=folder).model_copy(update=changes)
 
     return make
+
+
+def test_the_allocator_grows_its_segments_unless_the_user_has_set_it_up() -> None:
+    assert server_variables({}, 1)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        assert "PYTORCH_ALLOC_CONF" not in server_variables({name: "max_split_size_mb:64"}, 1)
 
 
 def trial_process(job: Job) -> psutil.Process:

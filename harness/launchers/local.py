@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -40,9 +40,21 @@ SERVER_VARIABLES = {
 }
 
 
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""Either configures PyTorch's allocator; ours grows its segments in place, so that little is lost between lengths."""
+
+
 def cores() -> int:
     """CPU cores that this process may use, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def server_variables(user: Mapping[str, str], threads: int) -> dict[str, str]:
+    """What is added to the user's environment for the server and so for every trial."""
+    added = SERVER_VARIABLES | {"OMP_NUM_THREADS": str(threads)}
+    if not any(name in user for name in ALLOCATOR):
+        added[ALLOCATOR[0]] = "expandable_segments:True"
+    return added
 
 
 class Local:
@@ -143,7 +155,7 @@ class Local:
 
     def _start_server(self) -> None:
         before = dict(os.environ)
-        os.environ.update(SERVER_VARIABLES, OMP_NUM_THREADS=str(self.threads))
+        os.environ.update(server_variables(before, self.threads))
         try:
             self._context.set_forkserver_preload(list(ON_GPU if self.gpus else ON_CPU))
             multiprocessing.forkserver.ensure_running()
