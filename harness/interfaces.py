@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from harness.record import Forecast, Record, Step
-from harness.spec import Training, Value
+from harness.spec import Dtype, Training, Value
 from harness.trial import Trial
 
 if TYPE_CHECKING:
@@ -49,8 +49,23 @@ class Method(Protocol):
         ...
 
 
+class About(Value):
+    """What is worth knowing of a quantization beside its bits."""
+
+    grid: Literal["float", "uniform", "normal-float"]
+    """Where the levels lie."""
+    calibrated: bool = False
+    """Whether it looks at data to choose them."""
+    kernels: str
+    """What multiplies with them, in words."""
+    merges: Literal["exact", "requantizes", "drops", "refuses"]
+    """What PEFT's `merge_and_unload` does on such a base; the project's own way is exact for all."""
+
+
 class Quantization(Protocol):
     """How the base's weights are stored."""
+
+    about: About
 
     bits: float
     """Bits per quantized weight in its codes, scales not counted."""
@@ -77,8 +92,9 @@ class Quantization(Protocol):
         """The base model with its weights stored this way and everything else in `compute`."""
         ...
 
-    def bits_stored(self, params: Value) -> float:
-        """Bits per quantized weight as stored, scales and zeros included (large layers)."""
+    def bits_stored(self, params: Value, compute: Dtype = "bf16") -> float:
+        """Bits per quantized weight as stored, scales and zeros included (large layers). Some backends keep scales in
+        the dtype that they compute in."""
         ...
 
 

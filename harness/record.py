@@ -95,6 +95,29 @@ class Example(Value):
     target: str | None = None
 
 
+class Speed(Value):
+    """How fast a model answered at one batch size and prompt length: seconds of each measurement, in their order."""
+
+    served: str
+    """Name of the bit-width, as the study's `serve.at` calls it."""
+    batch: int
+    context: int
+    """Tokens of each prompt."""
+    new_tokens: int
+    prefill_seconds: list[float]
+    """From the prompt to the first token."""
+    decode_seconds: list[float]
+    """Of all later tokens."""
+    token_seconds: list[float]
+    """Of each later token of the last measurement: latency percentiles."""
+    stored_bytes: int
+    """The model's weights in memory."""
+    prefill_peak_bytes: int | None = None
+    """Highest memory above the weights; None where it cannot be measured."""
+    decode_peak_bytes: int | None = None
+    energy_joules: float | None = None
+
+
 class Interval(Value):
     """A forecast number: its middle, and the bounds that should hold it nine times in ten."""
 
@@ -187,6 +210,11 @@ class Record(Value):
     steps: list[Step] = []
     scores: list[Score] = []
     examples: list[Example] = []
+    speeds: list[Speed] = []
+    stored_bytes: int | None = None
+    """The model's weights in memory as it was evaluated."""
+    disk_bytes: int | None = None
+    """What the model takes on disk in this form."""
     resolved: dict[str, Any] = {}
     """Every setting as it was used, dtypes spelled out, the libraries' defaults included."""
     environment: dict[str, Any] = {}

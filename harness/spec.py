@@ -233,6 +233,40 @@ class Objective(Section):
     """A run whose test loss is above the untrained base's counts as failed: counted and priced, never averaged in."""
 
 
+class Served(Section):
+    """How weights are stored when a model is run after training: a quantization and its parameters."""
+
+    quantization: str
+    params: dict[str, Scalar] = {}
+
+
+class Speeds(Section):
+    """How fast models are asked to answer: each batch size at each length of the prompt."""
+
+    batches: list[int] = Field([1, 8], min_length=1)
+    contexts: list[int] = Field([128, 512], min_length=1)
+    """Tokens of the prompt."""
+    new_tokens: int = Field(32, gt=0)
+    """Tokens of the answer."""
+    repeats: int = Field(5, gt=0)
+    """Measurements of each, after a warm-up; bit-widths take turns, so that drift meets all alike."""
+
+
+class Serve(Section):
+    """At what bit-widths the base and the fine-tuned models are run after training."""
+
+    at: dict[str, Served] = {}
+    """By name, the widest first: it is what the others are compared with. Empty: nothing is run after training."""
+    arms: list[str] | Literal["auto"] = AUTO
+    """Whose confirmed runs are served; `auto`: the arms that train adapters on a base of 16 bits or more."""
+    base: bool = True
+    """Also the base itself, before any training."""
+    ways: list[Literal["merged", "adapter"]] = ["merged", "adapter"]
+    """`merged`: the adapter merged into dense weights, and these quantized; `adapter`: beside the quantized base."""
+    speeds: Speeds | None = None
+    """Measure how fast the base answers at each; unset: not measured."""
+
+
 class Limits(Section):
     """When a trial is stopped."""
 
@@ -259,6 +293,7 @@ class StudySpec(Section):
     search: Search = Search()
     confirm: Confirm = Confirm()
     objective: Objective = Objective()
+    serve: Serve = Serve()
     limits: Limits = Limits()
     prices: Prices = Prices()
 

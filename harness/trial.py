@@ -4,10 +4,23 @@ from typing import Literal
 
 from harness.spec import Controls, Scalar, Training, Value, digest
 
-Phase = Literal["baseline", "search", "confirm"]
+Phase = Literal["baseline", "search", "confirm", "serve", "speed"]
 
 ZERO_SHOT = "zero-shot"
 """The arm that measures the base model before any training."""
+
+
+class ServedAs(Value):
+    """What is run after training, and how its weights are stored then."""
+
+    name: str
+    """Of the bit-width, as the study's `serve.at` calls it."""
+    quantization: str
+    params: dict[str, Scalar] = {}
+    way: Literal["base", "merged", "adapter"]
+    """`base`: without an adapter; else as in the study's `serve.ways`."""
+    of: str | None = None
+    """Id of the confirmed run whose adapter it is; None with `base`."""
 
 
 class Trial(Value):
@@ -16,7 +29,8 @@ class Trial(Value):
     study: str
     arm: str
     phase: Phase
-    """`baseline`: the base as it is; `search`: tuning, judged on validation rows; `confirm`: judged on test rows."""
+    """`baseline`: the base as it is; `search`: tuning, judged on validation rows; `confirm`: judged on test rows;
+    `serve`: a base or a confirmed run's model at some bit-width; `speed`: how fast bases answer."""
     seed: int
     """Drives data order, adapter initialisation and dropout."""
     method: str
@@ -34,15 +48,16 @@ class Trial(Value):
     """The trial's number in its tuning."""
     keep_model: bool = False
     """Also keep the whole fine-tuned model of a method that has no adapter."""
+    served: ServedAs | None = None
+    """Phase `serve`: what is evaluated; None in the others."""
     micro_batch: int | None = None
     """Sequences per forward pass where the controls' own do not fit into memory; the effective batch is the same."""
 
     @property
     def id(self) -> str:
         """Hash of everything that changes the work, so the same run has the same id wherever it is asked for."""
-        left_out = {"study", "tuning", "number", "keep_model"} | (
-            {"micro_batch"} if self.micro_batch is None else set()
-        )
+        unset = {name for name in ("micro_batch", "served") if getattr(self, name) is None}
+        left_out = {"study", "tuning", "number", "keep_model"} | unset
         return digest(self.model_dump(mode="json", exclude=left_out))
 
     @property

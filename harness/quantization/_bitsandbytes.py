@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.spec import Value
+from harness.interfaces import About
+from harness.spec import Dtype, Value
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +71,8 @@ class FourBit:
 
     def __init__(self, table: Literal["nf4", "fp4"]) -> None:
         self.table = table
+        grid: Literal["normal-float", "float"] = "normal-float" if table == "nf4" else "float"
+        self.about = About(grid=grid, kernels="bitsandbytes, dequantizing", merges="requantizes")
 
     def load(
         self,
@@ -90,7 +93,7 @@ class FourBit:
         }
         return load(folder, config, revision=revision, compute=compute, device=device, remote_code=remote_code)
 
-    def bits_stored(self, params: Value) -> float:
+    def bits_stored(self, params: Value, compute: Dtype = "bf16") -> float:
         assert isinstance(params, FourBitParams)
         if params.double_quant:
             return self.bits + 8 / BLOCK + 32 / (BLOCK * NESTED_BLOCK)

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from harness.spec import Value
+from harness.interfaces import About
+from harness.spec import Dtype, Value
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,7 @@ class Dense:
     params = Params
     needs: Literal["any", "cuda"] = "any"
     packages: tuple[str, ...] = ()
+    about = About(grid="float", kernels="dense", merges="exact")
 
     def __init__(self, dtype: str, bits: float) -> None:
         self.dtype = dtype
@@ -48,5 +50,5 @@ class Dense:
         )
         return model
 
-    def bits_stored(self, params: Value) -> float:
+    def bits_stored(self, params: Value, compute: Dtype = "bf16") -> float:
         return self.bits

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from harness.interfaces import Quantization
+from harness.interfaces import About, Quantization
 from harness.quantization._bitsandbytes import load
-from harness.spec import Value
+from harness.spec import Dtype, Value
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ class Int8:
     bits = 8.0
     needs: Literal["any", "cuda"] = "any"
     packages: tuple[str, ...] = ("bitsandbytes",)
+    about = About(grid="uniform", kernels="bitsandbytes, 8-bit products on CUDA", merges="requantizes")
 
     def load(
         self,
@@ -42,7 +43,7 @@ class Int8:
         config = {"load_in_8bit": True, "llm_int8_threshold": params.threshold}
         return load(folder, config, revision=revision, compute=compute, device=device, remote_code=remote_code)
 
-    def bits_stored(self, params: Value) -> float:
+    def bits_stored(self, params: Value, compute: Dtype = "bf16") -> float:
         return self.bits
 
 

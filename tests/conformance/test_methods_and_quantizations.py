@@ -152,7 +152,7 @@ class Faulty:
 
     def spoil(self, layer: nn.Linear) -> None: ...
 
-    def bits_stored(self, params: Value) -> float:
+    def bits_stored(self, params: Value, compute: Dtype = "bf16") -> float:
         return 32.0
 
 
@@ -175,7 +175,7 @@ class CutsGradientsAfterEvaluation(Faulty):
 
 
 class ForgetsItsScales(Faulty):
-    def bits_stored(self, params: Value) -> float:
+    def bits_stored(self, params: Value, compute: Dtype = "bf16") -> float:
         return 31.5
 
 
