@@ -13,9 +13,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from harness.intervals import Difference, Matrix, difference
+from harness.intervals import Difference, Matrix, difference, fixed, paired
 
 Label = Literal["better", "worse", "equivalent", "not shown", "not enough data"]
+
+Runs = Literal["own", "shared", "one"]
+"""How the runs of two arms belong together. `own`: each was trained by itself, its seeds are the noise of its runs.
+`shared`: seed by seed both are the same model, stored in two ways. `one`: a model each that no chance had a part in."""
 
 LOOKS: dict[tuple[float, tuple[int, ...]], float] = {
     (0.05, (3, 5)): 0.0226,
@@ -95,6 +99,7 @@ def compare(
     alpha: float = 0.05,
     *,
     higher_is_better: bool = True,
+    runs: Runs = "own",
 ) -> Comparison:
     """Compare every arm with the baseline.
 
@@ -104,6 +109,7 @@ def compare(
         margin: differences up to this size do not matter, in units of the score.
         alpha: 1 minus the coverage of the intervals (two-sided), so each side errs at most half of it.
         higher_is_better: False for a loss; the labels turn round, the differences do not.
+        runs: how an arm's runs belong to those of the baseline.
 
     Raises:
         ValueError: a column is missing, the baseline has no scores, a row occurs twice, or the margin is negative.
@@ -116,7 +122,7 @@ def compare(
     clusters = clusters_of(scores)
     sign = 1.0 if higher_is_better else -1.0
     looked = [
-        _look(arm, table, baseline, tables[baseline], clusters, margin, alpha, sign)
+        _look(arm, table, baseline, tables[baseline], clusters, margin, alpha, sign, runs)
         for arm, table in tables.items()
         if arm != baseline
     ]
@@ -195,7 +201,9 @@ def clusters_of(scores: pd.DataFrame) -> dict[str, str] | None:
     }
 
 
-def matched(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]) -> tuple[Matrix, Matrix, list[str]]:
+def matched(
+    a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str], runs: Runs = "own"
+) -> tuple[Matrix, Matrix, list[str]]:
     """Two tables over the same items in the same order, and the items.
 
     Raises:
@@ -209,10 +217,14 @@ def matched(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]) -> tuple[M
             raise Refused(f"a seed of {name} lacks some items")
         if not np.isfinite(table).all():
             raise Refused(f"a score of {name} is infinite")
-        if len(table) < 2:
+        if runs == "one" and len(table) > 1:
+            raise Refused(f"{len(table)} runs of {name}, which no chance has a part in")
+        if runs != "one" and len(table) < 2:
             raise Refused(f"one seed of {name}: noise between runs is unknown")
     if len(a.columns) < 2:
         raise Refused("a single item")
+    if runs == "shared" and not a.index.equals(b.index):
+        raise Refused(f"its seeds are not those of {names[1]}")
     return y, z, [str(item) for item in a.columns]
 
 
@@ -239,16 +251,17 @@ def _look(
     margin: float,
     alpha: float,
     sign: float,
+    runs: Runs,
 ) -> Verdict:
     """One arm's interval and the claim nearest to being shown, not yet adjusted for the other arms."""
     seeds = min(len(a), len(b))
     naive = _naive(float(np.nanmean(a.to_numpy(float))) - float(np.nanmean(b.to_numpy(float))), margin, sign)
     try:
-        y, z, items = matched(a, b, (arm, baseline))
+        y, z, items = matched(a, b, (arm, baseline), runs)
         groups = grouped(items, clusters)
     except Refused as refusal:
         return Verdict(arm, baseline, "not enough data", None, seeds, a.shape[1], str(refusal), naive=naive)
-    found = difference(y, z, groups)
+    found = {"own": difference, "shared": paired, "one": fixed}[runs](y, z, groups)
     p = claims(found, margin, sign)
     claim = min(p, key=lambda c: p[c])
     bounds = Interval(found.value, *found.bounds(alpha), found.seed_share)

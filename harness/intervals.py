@@ -131,19 +131,38 @@ def difference(a: Matrix, b: Matrix, clusters: Sequence[object] | None = None) -
     Args:
         clusters: a label per item; items with the same label are not independent. None: every item on its own.
     """
-    n = a.shape[1]
     d = a.mean(0) - b.mean(0)
-    value = float(d.mean())
-    half_item = 1.0 if is_binary(a) and is_binary(b) else 0.0
+    groups, item_variance = _over_items(d, clusters, is_binary(a) and is_binary(b))
+    return Difference(float(d.mean()), spread(a), spread(b), len(d), groups, item_variance)
+
+
+def paired(a: Matrix, b: Matrix, clusters: Sequence[object] | None = None) -> Difference:
+    """The same where seed by seed both are the same model, stored in two ways: what varies between seeds alike in both
+    cancels, and how the difference itself varies between seeds is the noise of the runs."""
+    seeds = len(a)
+    groups, item_variance = _over_items((a - b).mean(0), clusters, is_binary(a) and is_binary(b))
+    return Difference(
+        float((a - b).mean()), spread(a - b), Spread(seeds, 0.0, 0.0), a.shape[1], groups, item_variance
+    )
+
+
+def fixed(a: Matrix, b: Matrix, clusters: Sequence[object] | None = None) -> Difference:
+    """The same of two models that no chance had a part in, one row each: the items are all that could be others."""
+    certain = Spread(1, 0.0, 0.0)
+    groups, item_variance = _over_items((a - b).mean(0), clusters, is_binary(a) and is_binary(b))
+    return Difference(float((a - b).mean()), certain, certain, a.shape[1], groups, item_variance)
+
+
+def _over_items(d: Matrix, clusters: Sequence[object] | None, binary: bool) -> tuple[int, float]:
+    """How many items or clusters of them are independent, and the variance of the mean of `d` over them."""
+    n, value = len(d), float(d.mean())
+    half_item = 1.0 if binary else 0.0
     if clusters is None or len(set(clusters)) == n:
-        groups = n
-        item_variance = (float(((d - value) ** 2).sum()) + half_item) / ((n - 1) * n)
-    else:
-        labels = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)[1]
-        groups = int(labels.max()) + 1
-        sums = np.bincount(labels, weights=d - value)
-        item_variance = groups / (groups - 1) * (float((sums**2).sum()) + half_item) / n**2
-    return Difference(value, spread(a), spread(b), n, groups, item_variance)
+        return n, (float(((d - value) ** 2).sum()) + half_item) / ((n - 1) * n)
+    labels = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)[1]
+    groups = int(labels.max()) + 1
+    sums = np.bincount(labels, weights=d - value)
+    return groups, groups / (groups - 1) * (float((sums**2).sum()) + half_item) / n**2
 
 
 def is_binary(y: Matrix) -> bool:

@@ -115,6 +115,8 @@ class Evidence:
     """Of the look: all looks together err at most the declared alpha."""
     refusal: str | None
     """Why no number would mean anything."""
+    early: str | None
+    """The part of that which is about the number of seeds alone."""
     changed: list[str]
     """What was decided after the study began."""
     scores: pd.DataFrame
@@ -148,7 +150,7 @@ def gather(store: StudyStore) -> Evidence:
     declared = store.declared() or declare(spec)
     records = [r for r in store.records() if r.question_id == spec.question_id]
     metric = primary_metric(spec, records)
-    sample = next((s for r in records for s in r.scores if _name(s) == metric), None)
+    sample = next((s for r in records for s in r.scores if score_name(s) == metric), None)
     stored = spec.arms[spec.baseline].quantization
     bases = [r for r in records if r.trial.arm == ZERO_SHOT and r.status == "done" and r.trial.quantization == stored]
     zero = bases[-1] if bases else None
@@ -170,7 +172,8 @@ def gather(store: StudyStore) -> Evidence:
         failed=failed,
         seeds=seeds,
         alpha=look_alpha(declared.alpha, declared.looks),
-        refusal=_refusal(spec, declared, records, runs, reached),
+        refusal=_undeclared(declared, reached) or _unequal_tuning(spec, records) or different_versions(runs),
+        early=_undeclared(declared, reached),
         changed=changes(declared, spec),
         scores=judged_scores(store, runs, metric),
     )
@@ -200,8 +203,8 @@ def summarise(store: StudyStore) -> Summary:
         higher_is_better=evidence.higher_is_better,
         margin=spec.objective.margin,
         level=spec.objective.level,
-        zero_shot={_name(s): s.value for s in zero.scores} if zero else {},
-        majority=next((s.majority for s in zero.scores if _name(s) == metric), None) if zero else None,
+        zero_shot={score_name(s): s.value for s in zero.scores} if zero else {},
+        majority=next((s.majority for s in zero.scores if score_name(s) == metric), None) if zero else None,
         arms=arms,
         comparison=comparison,
         loss=None
@@ -221,26 +224,31 @@ def is_failed(record: Record, zero: Record | None, worse_than_base_fails: bool) 
     return worse_than_base_fails and loss is not None and before is not None and loss > before
 
 
-def _refusal(
-    spec: StudySpec, declared: Declaration, records: Sequence[Record], runs: Sequence[Record], reached: int
-) -> str | None:
-    """The first reason why the runs may not be turned into a verdict."""
+def _undeclared(declared: Declaration, reached: int) -> str | None:
+    """Why this number of seeds may not be looked at."""
     looks = ", ".join(map(str, declared.looks))
-    if reached not in declared.looks and reached < max(declared.looks):
+    if reached in declared.looks:
+        return None
+    if reached < max(declared.looks):
         return f"{reached} confirmed seeds per arm; the verdict is looked at after {looks}, as declared"
-    if reached not in declared.looks:
-        return f"a look at {reached} seeds was not declared (declared: {looks}), so its error rate is unknown"
+    return f"a look at {reached} seeds was not declared (declared: {looks}), so its error rate is unknown"
+
+
+def _unequal_tuning(spec: StudySpec, records: Sequence[Record]) -> str | None:
     tuned = [r for r in outcomes(records) if r.phase == "search"]
     spent = {arm: sum(r.trial.arm == arm for r in tuned) for arm in spec.arms}
     if len(set(spent.values())) > 1:
         return "tuning budgets differ: " + ", ".join(f"{arm} {n}" for arm, n in spent.items())
-    versions = {tuple(sorted(r.environment.get("packages", {}).items())) for r in runs}
-    if len(versions) > 1:
-        differing = sorted(
-            {name for pairs in versions for name, _ in set(pairs) - set.intersection(*map(set, versions))}
-        )
-        return f"runs were made with different versions of {', '.join(differing)}"
     return None
+
+
+def different_versions(runs: Sequence[Record]) -> str | None:
+    """Why runs of several versions of the libraries may not be compared; None where they are of one."""
+    versions = {tuple(sorted(r.environment.get("packages", {}).items())) for r in runs}
+    if len(versions) <= 1:
+        return None
+    differing = sorted({name for pairs in versions for name, _ in set(pairs) - set.intersection(*map(set, versions))})
+    return f"runs were made with different versions of {', '.join(differing)}"
 
 
 def primary_metric(spec: StudySpec, records: Sequence[Record]) -> str:
@@ -248,7 +256,7 @@ def primary_metric(spec: StudySpec, records: Sequence[Record]) -> str:
     if spec.objective.metric != AUTO:
         return spec.objective.metric
     asked = (r for r in records if r.phase != "search" and r.status == "done")
-    targets = [_name(s) for r in asked for s in r.scores if s.role == "target"]
+    targets = [score_name(s) for r in asked for s in r.scores if s.role == "target"]
     order = [task_name(t) for t in tasks_of(spec.controls)]
 
     def place(name: str) -> int:
@@ -278,6 +286,14 @@ def sentence(
     """What the evidence shows about the baseline against the others, and nothing more."""
     if comparison is None or not comparison.verdicts:
         return f"Not enough data: {baseline} and another arm both need confirmed runs before anything can be compared."
+    items = max(v.items for v in comparison.verdicts)
+    seeds = min(v.seeds for v in comparison.verdicts)
+    unit = "independent tunings" if level == "methods" else "seeds"
+    return f"On {metric} over {items} items and {seeds} {unit}, {findings(baseline, comparison, higher_is_better)}."
+
+
+def findings(baseline: str, comparison: Comparison, higher_is_better: bool) -> str:
+    """What is shown of each arm, and what is not, as the middle of a sentence."""
     parts = []
     for words in ("worse than", "better than", "equivalent to"):
         some = [v for v in comparison.verdicts if v.label == words.split()[0]]
@@ -296,11 +312,7 @@ def sentence(
         parts.append(f"{_listed(apart)} cannot be told apart from {baseline}: not enough data")
     refused = [v for v in comparison.verdicts if v.label == "not enough data"]
     parts += [f"nothing can be said of {v.arm}: {v.reason}" for v in refused]
-    items = max(v.items for v in comparison.verdicts)
-    seeds = min(v.seeds for v in comparison.verdicts)
-    text = "; ".join(parts)
-    unit = "independent tunings" if level == "methods" else "seeds"
-    return f"On {metric} over {items} items and {seeds} {unit}, {text}."
+    return "; ".join(parts)
 
 
 def caveats(evidence: Evidence, arms: Sequence[ArmRow], records: Sequence[Record]) -> list[str]:
@@ -358,8 +370,8 @@ def _row(spec: StudySpec, name: str, evidence: Evidence) -> ArmRow:
         arm=name,
         method=arm.method,
         quantization=arm.quantization,
-        score=_measured(runs, metric),
-        loss=_measured(runs, LOSS),
+        score=over_seeds(runs, metric),
+        loss=over_seeds(runs, LOSS),
         others={k: v for k, v in _means(runs, "target").items() if k != metric},
         retention=_means(runs, "retention"),
         learning_rate=float(chosen) if chosen is not None else None,
@@ -429,7 +441,8 @@ def _relative(pairs: Sequence[tuple[float, float]]) -> float | None:
     return median(abs(m - f) / m for m, f in pairs if m > 0) if any(m > 0 for m, _ in pairs) else None
 
 
-def _measured(records: Sequence[Record], metric: str) -> Measured | None:
+def over_seeds(records: Sequence[Record], metric: str) -> Measured | None:
+    """A score's mean over runs with its interval; None where none has it."""
     values = [v for r in records if (v := r.score(metric)) is not None]
     if not values:
         return None
@@ -444,12 +457,13 @@ def _means(records: Sequence[Record], role: str) -> dict[str, float]:
     for record in records:
         for score in record.scores:
             if score.role == role:
-                names.setdefault(score.task, _name(score))
+                names.setdefault(score.task, score_name(score))
     wanted = names.values()
     return {n: m for n in wanted if (m := _mean([v for r in records if (v := r.score(n)) is not None])) is not None}
 
 
-def _name(score: Score) -> str:
+def score_name(score: Score) -> str:
+    """What a score is called: `task/metric`, or the loss."""
     return score.task if score.role == "loss" else f"{score.task}/{score.metric}"
 
 
