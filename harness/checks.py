@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness import __version__, environment, plugins, sources
+from harness import __version__, environment, plugins, serving, sources
 from harness.errors import DataError, HarnessError, NotReady, SpecError
 from harness.spec import Arm, ModelSource, Scalar, StudySpec
 from harness.trackers._connection import answers, endpoint, has_key
@@ -40,13 +40,12 @@ def check(spec: StudySpec, store: Path = Path("results")) -> list[Check]:
     """Everything the study needs, in the order of a list to work through.
 
     Raises:
-        PluginError: an arm names a method or a quantization that does not exist.
+        PluginError: an arm names a method or a quantization that does not exist, or `serve` a quantization.
     """
     for arm in spec.arms.values():
         plugins.method(arm.method)
-    quantizations = {
-        name: plugins.quantization(name) for name in dict.fromkeys(a.quantization for a in spec.arms.values())
-    }
+    stored = [*(a.quantization for a in spec.arms.values()), *(s.quantization for s in spec.serve.at.values())]
+    quantizations = {name: plugins.quantization(name) for name in dict.fromkeys(stored)}
     extra = [package for q in quantizations.values() for package in q.packages]
     why_gpu = [f"{name} runs on CUDA only" for name, q in quantizations.items() if q.needs == "cuda"]
     if spec.controls.device == "cuda":
@@ -60,7 +59,7 @@ def check(spec: StudySpec, store: Path = Path("results")) -> list[Check]:
 
 
 def check_arms(spec: StudySpec) -> None:
-    """Raises PluginError or SpecError for an arm that no trial could run."""
+    """Raises PluginError or SpecError for an arm that no trial could run, or that none could serve."""
     for name, arm in spec.arms.items():
         try:
             method, quantization = plugins.method(arm.method), plugins.quantization(arm.quantization)
@@ -73,6 +72,7 @@ def check_arms(spec: StudySpec) -> None:
                 f"arms.{name}: {arm.method} cannot train a base stored in {arm.quantization}",
                 "method: lora, or quantization: bf16",
             )
+    serving.check(spec)
 
 
 def _named_in(arm: Arm) -> Iterator[dict[str, Scalar]]:

@@ -3,7 +3,8 @@
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,12 @@ from harness.tasks import Role
 FEWSHOT_SEED = 1234
 """lm-eval's own default, so that few-shot examples are those of published scores."""
 
+REFERENCE_ROWS = 64
+"""Test rows on which distributions are compared."""
+REFERENCE_BYTES = 2 << 30
+"""Of the reference's log-probabilities, kept on the host so that never two models have to be in memory at once: 256
+answer tokens in each of 64 rows with a vocabulary of 32,000."""
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -29,19 +36,8 @@ def held_out_loss(
     model: "PreTrainedModel", rows: Sequence[Tokens], name: str, batch: int, pad: int
 ) -> tuple[list[Score], list[Example]]:
     """Mean negative log-likelihood per answer token of each row, in nats; the score is the mean over rows."""
-    model.eval()
-    device = next(model.parameters()).device
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
     losses: dict[int, float] = {}
-    for start in range(0, len(order), batch):
-        some = order[start : start + batch]
-        longest = max(len(rows[i].ids) for i in some)
-        ids = torch.tensor([rows[i].ids + [pad] * (longest - len(rows[i].ids)) for i in some], device=device)
-        labels = torch.tensor(
-            [rows[i].labels + [IGNORED] * (longest - len(rows[i].labels)) for i in some], device=device
-        )
-        mask = torch.tensor([[1] * len(rows[i].ids) + [0] * (longest - len(rows[i].ids)) for i in some], device=device)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    for some, logits, labels in _batches(model, rows, batch, pad):
         # row by row: fp32 copies of a whole batch's logits would need more memory than many a training step
         mean_nll = [
             torch.nn.functional.cross_entropy(logits[row, :-1].float(), labels[row, 1:], ignore_index=IGNORED)
@@ -55,6 +51,83 @@ def held_out_loss(
     ]
     mean = sum(losses.values()) / len(losses)
     return [Score(task=name, metric="loss", value=mean, items=len(rows), role="loss", higher_is_better=False)], examples
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """What a model expects at every answer token of some rows: the reference that other models are held against."""
+
+    rows: Sequence[Tokens]
+    log_probabilities: Sequence[torch.Tensor]
+    """By row, on the host: [answer tokens, vocabulary], float32. In 16 bits rounding alone would be a divergence of
+    1e-4, more than 8-bit weights cause."""
+
+
+@torch.inference_mode()
+def distributions(model: "PreTrainedModel", rows: Sequence[Tokens], batch: int, pad: int) -> Distributions:
+    """The model's next-token distributions on the first rows, up to `REFERENCE_ROWS` and `REFERENCE_BYTES`."""
+    kept = _held(rows, int(model.config.get_text_config().vocab_size))
+    found: dict[int, torch.Tensor] = {}
+    for some, logits, labels in _batches(model, kept, batch, pad):
+        found |= {i: _of_answers(logits[row], labels[row]).cpu() for row, i in enumerate(some)}
+        del logits
+    return Distributions(kept, [found[i] for i in range(len(kept))])
+
+
+@torch.inference_mode()
+def divergence(
+    model: "PreTrainedModel", reference: Distributions, name: str, batch: int, pad: int
+) -> tuple[list[Score], list[Example]]:
+    """KL(reference || model) per answer token, in nats: the mean over a row's answer, and over rows."""
+    found: dict[int, float] = {}
+    for some, logits, labels in _batches(model, reference.rows, batch, pad):
+        for row, i in enumerate(some):
+            wanted = reference.log_probabilities[i].to(logits.device).double()
+            own = _of_answers(logits[row], labels[row]).double()
+            found[i] = float((wanted.exp() * (wanted - own)).sum(dim=-1).mean())
+        del logits
+    examples = [
+        Example(task=name, metric="kl", example_id=row.example_id, score=found[i])
+        for i, row in enumerate(reference.rows)
+    ]
+    score = Score(
+        task=name, metric="kl", value=sum(found.values()) / len(found), items=len(found), role="loss",
+        higher_is_better=False,
+    )  # fmt: skip
+    return [score], examples
+
+
+def _held(rows: Sequence[Tokens], vocabulary: int) -> Sequence[Tokens]:
+    """The rows whose distributions there is room for, the first one in any case."""
+    used = 0
+    for count, row in enumerate(rows[:REFERENCE_ROWS]):
+        used += 4 * vocabulary * sum(label != IGNORED for label in row.labels[1:])
+        if count and used > REFERENCE_BYTES:
+            return rows[:count]
+    return rows[:REFERENCE_ROWS]
+
+
+def _of_answers(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of one row at the positions before its answer tokens."""
+    return torch.log_softmax(logits[:-1][labels[1:] != IGNORED].float(), dim=-1)
+
+
+def _batches(
+    model: "PreTrainedModel", rows: Sequence[Tokens], batch: int, pad: int
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """The numbers of a batch's rows, its logits and its labels; rows of like length together, padded on the right."""
+    model.eval()
+    device = next(model.parameters()).device
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))
+    for start in range(0, len(order), batch):
+        some = order[start : start + batch]
+        longest = max(len(rows[i].ids) for i in some)
+        ids = torch.tensor([rows[i].ids + [pad] * (longest - len(rows[i].ids)) for i in some], device=device)
+        labels = torch.tensor(
+            [rows[i].labels + [IGNORED] * (longest - len(rows[i].labels)) for i in some], device=device
+        )
+        mask = torch.tensor([[1] * len(rows[i].ids) + [0] * (longest - len(rows[i].ids)) for i in some], device=device)
+        yield some, model(input_ids=ids, attention_mask=mask, use_cache=False).logits, labels
 
 
 def run_tasks(

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from harness.spec import Value
 from harness.trial import Phase, Trial
 
-SCHEMA_VERSION = 2
-"""1: without forecasts; a run that was out of memory was not tried at a smaller micro-batch."""
+SCHEMA_VERSION = 3
+"""1: without forecasts; a run that was out of memory was not tried at a smaller micro-batch. 2: nothing is run after
+training: no speeds, no bytes of the model as it was evaluated."""
 
 Status = Literal[
     "done", "out_of_memory", "does_not_fit", "diverged", "pruned", "timed_out", "killed", "failed"
@@ -23,7 +24,8 @@ NO_ROOM: frozenset[Status] = frozenset({"out_of_memory", "does_not_fit"})
 OBJECTIVE = "validation_loss"
 """What tuning minimises: less noisy than an accuracy on the same rows."""
 
-StageName = Literal["load", "adapt", "train", "evaluate", "save"]
+StageName = Literal["load", "adapt", "train", "evaluate", "save", "reference"]
+"""`reference`: other forms of the same model, which its answers are compared with."""
 
 
 class Stage(Value):
@@ -235,7 +237,11 @@ class Record(Value):
         curable = self.stages[-1].stage == "train" if self.stages else True
         if self.status == "does_not_fit" and self.forecast is not None:
             curable = self.forecast.peak_phase not in {"load", "evaluation"}
-        trains = self.trial.method != "none" and self.trial.training.smaller is not None
+        trains = (
+            self.phase in {"search", "confirm"}
+            and self.trial.method != "none"
+            and self.trial.training.smaller is not None
+        )
         return self.status in NO_ROOM and curable and trains and self.schema_version > 1
 
     def score(self, metric: str) -> float | None:

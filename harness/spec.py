@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import re
+import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ Scalar = bool | int | float | str
 Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["fp32", "bf16", "fp16"]
 AUTO: Final = "auto"
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+"""Of an arm or a bit-width. No dot: overrides name them within a dotted key."""
 
 
 class Value(BaseModel):
@@ -266,6 +269,15 @@ class Serve(Section):
     speeds: Speeds | None = None
     """Measure how fast the base answers at each; unset: not measured."""
 
+    @model_validator(mode="after")
+    def _names(self) -> "Serve":
+        for name in self.at:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"at: {name!r} cannot name a bit-width: letters, digits, '_' and '-'")
+        if len(set(self.ways)) < len(self.ways):
+            raise ValueError(f"the same way twice in {self.ways}")
+        return self
+
 
 class Limits(Section):
     """When a trial is stopped."""
@@ -300,14 +312,16 @@ class StudySpec(Section):
     @model_validator(mode="after")
     def _arms_make_sense(self) -> "StudySpec":
         for name in self.arms:
-            # no dot: overrides name an arm within a dotted key
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name == "zero-shot":
+            if not NAME.fullmatch(name) or name == "zero-shot":
                 raise ValueError(
                     f"arms: {name!r} cannot name an arm: letters, digits, '_' and '-', and not 'zero-shot'"
                 )
         if self.objective.baseline is not None and self.objective.baseline not in self.arms:
             baseline = self.objective.baseline
             raise ValueError(f"objective.baseline {baseline!r} is not an arm; {did_you_mean(baseline, self.arms)}")
+        unknown = [a for a in (self.serve.arms if self.serve.arms != AUTO else []) if a not in self.arms]
+        if unknown:
+            raise ValueError(f"serve.arms: {unknown[0]!r} is not an arm; {did_you_mean(unknown[0], self.arms)}")
         overlap = set(self.confirm.seeds) & set(range(self.search.seed, self.search.seed + self.search.tunings))
         if overlap:
             raise ValueError(f"confirm.seeds contains {overlap.pop()}, a seed that tuning used (search.seed)")
@@ -508,10 +522,16 @@ def _model_at(location: Iterable[int | str]) -> type[BaseModel]:
     here: Any = StudySpec
     for part in location:
         if isinstance(here, type) and issubclass(here, BaseModel):
-            here = here.model_fields[str(part)].annotation
+            here = _section(here.model_fields[str(part)].annotation)
         else:  # a mapping of names to sections
             here = typing.get_args(here)[1]
     return cast(type[BaseModel], here)
+
+
+def _section(annotation: Any) -> Any:
+    """A field's type; of a section that may be left out, the section."""
+    options = [a for a in typing.get_args(annotation) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return options[0] if isinstance(annotation, types.UnionType) and options else annotation
 
 
 def _right_key(name: str, section: type[BaseModel]) -> str:
@@ -527,5 +547,6 @@ def _places(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Every dotted key of a section that has a fixed place."""
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _places(field.annotation, f"{prefix}{name}.")
+        inner = _section(field.annotation)
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _places(inner, f"{prefix}{name}.")

@@ -2,7 +2,7 @@
 
     <store>/<study>/study.yaml                    the question, every default spelled out
     <store>/<study>/declared.json                 what was declared before the first run
-    <store>/<study>/{trials,scores,examples,steps,stages}/<trial>-<attempt>.parquet
+    <store>/<study>/{trials,scores,examples,steps,stages,speeds}/<trial>-<attempt>.parquet
     <store>/<study>/adapters/<trial>/             PEFT folders of confirmed runs
     <store>/<study>/models/<trial>/               whole models of methods without an adapter, first seed only
     <store>/<study>/{logs,wandb,data}/            logs of trials, offline W&B runs, tokenized rows
@@ -23,6 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +37,7 @@ from harness.record import (
     Example,
     Record,
     Score,
+    Speed,
     Stage,
     StageName,
     Step,
@@ -44,7 +46,11 @@ from harness.record import (
 )
 from harness.spec import StudySpec, Value, dump_study, load_study
 
-TABLES = ("trials", "scores", "examples", "steps", "stages")
+TABLES = ("trials", "scores", "examples", "steps", "stages", "speeds")
+LISTS = TABLES[1:]
+"""The tables that are lists of a record."""
+SERVED = ("name", "quantization", "way", "of")
+"""What the table `trials` tells of what was served."""
 SCHEMA_KEY = b"harness_schema_version"
 JSON_COLUMNS = ("params", "resolved", "environment", "data", "forecast", "trial")
 
@@ -116,16 +122,18 @@ class StudyStore:
         """Add a record. Its row in `trials` comes last and makes the others count."""
         name = f"{record.trial_id}-{record.attempt}.parquet"
         for table, rows in reversed(_rows(record).items()):
+            (self.folder / table).mkdir(exist_ok=True)  # a table that the study is older than
             _write_parquet(self.folder / table / name, rows, SCHEMAS[table])
 
     def records(self) -> list[Record]:
         """The latest attempt of every trial, without examples and steps, oldest first."""
         trials = self.table("trials")
-        scores = self.table("scores")
-        stages = self.table("stages")
-        by_scores = dict(list(scores.groupby("trial_id"))) if len(scores) else {}
-        by_stages = dict(list(stages.groupby("trial_id"))) if len(stages) else {}
-        return [_record(row, by_scores.get(row["trial_id"]), by_stages.get(row["trial_id"])) for row in _dicts(trials)]
+        lists = [self._by_trial(table) for table in ("scores", "stages", "speeds")]
+        return [_record(row, *(rows.get(row["trial_id"]) for rows in lists)) for row in _dicts(trials)]
+
+    def _by_trial(self, table: str) -> dict[str, pd.DataFrame]:
+        whole = self.table(table)
+        return {str(trial): rows for trial, rows in whole.groupby("trial_id")} if len(whole) else {}
 
     def table(self, table: str) -> pd.DataFrame:
         """One table over all trials, latest attempts only.
@@ -152,7 +160,7 @@ def _latest(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(record: Record) -> dict[str, list[dict[str, Any]]]:
-    """A record as rows of the five tables, each with what identifies it."""
+    """A record as rows of the six tables, each with what identifies it."""
     trial = record.trial
     key = {
         "trial_id": record.trial_id,
@@ -161,7 +169,7 @@ def _rows(record: Record) -> dict[str, list[dict[str, Any]]]:
         "phase": trial.phase,
         "seed": trial.seed,
     }
-    plain = record.model_dump(exclude={"train", "memory", "stages", "steps", "scores", "examples", "trial"})
+    plain = record.model_dump(exclude={"train", "memory", *LISTS, "trial"})
     row: dict[str, Any] = {
         **key,
         "study": trial.study,
@@ -171,6 +179,7 @@ def _rows(record: Record) -> dict[str, list[dict[str, Any]]]:
         "params": trial.params,
         "tuning": trial.tuning,
         "number": trial.number,
+        **({f"served_{k}": getattr(trial.served, k) for k in SERVED} if trial.served else {}),
         **{k: v for k, v in plain.items() if k not in key},
         **{f"{s.stage}_seconds": s.seconds for s in record.stages},
         **({f"train_{k}": v for k, v in record.train.model_dump().items()} if record.train else {}),
@@ -186,11 +195,14 @@ def _rows(record: Record) -> dict[str, list[dict[str, Any]]]:
         "examples": [{**key, **e.model_dump()} for e in record.examples],
         "steps": [{**key, **s.model_dump()} for s in record.steps],
         "stages": [{**key, **s.model_dump()} for s in record.stages],
+        "speeds": [{**key, **s.model_dump()} for s in record.speeds],
     }
 
 
-def _record(row: dict[str, Any], scores: pd.DataFrame | None, stages: pd.DataFrame | None) -> Record:
-    """A row of `trials` with its scores and stages, back as a record."""
+def _record(
+    row: dict[str, Any], scores: pd.DataFrame | None, stages: pd.DataFrame | None, speeds: pd.DataFrame | None
+) -> Record:
+    """A row of `trials` with its scores, stages and speeds, back as a record."""
     row = {k: None if _missing(v) else v for k, v in row.items()}
     fields: dict[str, Any] = {k: json.loads(row[k]) for k in JSON_COLUMNS if k != "params" and row.get(k)}
     fields["started_at"] = row["started_at"]
@@ -205,6 +217,7 @@ def _record(row: dict[str, Any], scores: pd.DataFrame | None, stages: pd.DataFra
         fields["memory"] = {k: row[f"{k}_bytes"] for k in ("weights", "adapter", "gradients", "optimizer", "step_peak")}
     fields["scores"] = _values(scores, Score)
     fields["stages"] = _values(stages, Stage)
+    fields["speeds"] = _values(speeds, Speed)
     return Record.model_validate(fields)
 
 
@@ -214,13 +227,18 @@ def _values(frame: pd.DataFrame | None, model: type[Value]) -> list[dict[str, An
         return []
     fields = {k: f.is_required() for k, f in model.model_fields.items() if k in frame.columns}
     return [
-        {k: None if _missing(row[k]) and not required else row[k] for k, required in fields.items()}
+        {k: None if _missing(row[k]) and not required else _plain(row[k]) for k, required in fields.items()}
         for row in _dicts(frame)
     ]
 
 
 def _dicts(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON would have it: pandas reads a list as an array."""
+    return value.tolist() if isinstance(value, np.ndarray) else value
 
 
 def _missing(value: Any) -> bool:
@@ -237,6 +255,8 @@ def _arrow_type(annotation: Any) -> pa.DataType:
         annotation = next(a for a in typing.get_args(annotation) if a is not type(None))
     if annotation is datetime:
         return pa.timestamp("us", tz="UTC")
+    if typing.get_origin(annotation) is list:
+        return pa.list_(_arrow_type(typing.get_args(annotation)[0]))
     return {bool: pa.bool_(), int: pa.int64(), float: pa.float64()}.get(annotation, pa.string())
 
 
@@ -259,7 +279,7 @@ def _schemas() -> dict[str, pa.Schema]:
         ("phase", pa.string()),
         ("seed", pa.int64()),
     ]
-    own = {"trial_id", "attempt", "trial", "train", "memory", "stages", "steps", "scores", "examples"}
+    own = {"trial_id", "attempt", "trial", "train", "memory", *LISTS}
     trials = [
         *key,
         *[(n, pa.string()) for n in ("study", "method", "quantization")],
@@ -267,6 +287,7 @@ def _schemas() -> dict[str, pa.Schema]:
         ("params", pa.string()),
         ("tuning", pa.int64()),
         ("number", pa.int64()),
+        *[(f"served_{name}", pa.string()) for name in SERVED],
         *_columns(Record, without=own),
         *[(f"{stage}_seconds", pa.float64()) for stage in typing.get_args(StageName)],
         *_columns(Training, prefix="train_"),
@@ -276,7 +297,9 @@ def _schemas() -> dict[str, pa.Schema]:
         *[(f"forecast_{name}", pa.string()) for name in ("fits", "device")],
         ("trial", pa.string()),
     ]
-    rows: dict[str, type[Value]] = {"scores": Score, "examples": Example, "steps": Step, "stages": Stage}
+    rows: dict[str, type[Value]] = {
+        "scores": Score, "examples": Example, "steps": Step, "stages": Stage, "speeds": Speed,
+    }  # fmt: skip
     metadata = {SCHEMA_KEY: str(SCHEMA_VERSION).encode()}
     return {
         "trials": pa.schema(trials, metadata=metadata),

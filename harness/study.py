@@ -9,7 +9,7 @@ from typing import Protocol
 import filelock
 import psutil
 
-from harness import environment, sources
+from harness import environment, serving, sources
 from harness.checks import check_arms
 from harness.data import check as check_data
 from harness.errors import SpecError, StoreError
@@ -172,7 +172,7 @@ class _Plan:
         micro-batch is one more."""
         search = self.spec.search
         planned = 1 + len(self.spec.arms) * (search.trials * search.tunings + len(self.spec.confirm.seeds))
-        return planned + sum(r.goes_on for r in self.records.values())
+        return planned + sum(serving.planned(self.spec).values()) + sum(r.goes_on for r in self.records.values())
 
     @property
     def ended(self) -> list[Record]:
@@ -189,7 +189,8 @@ class _Plan:
 
     def next(self) -> Trial | None:
         """The next trial that may start now: the zero-shot baseline, then tuning with the arms in turn, then the
-        confirmation runs seed by seed with the arms in turn, so that drift of the machine meets all arms alike."""
+        confirmation runs seed by seed with the arms in turn, so that drift of the machine meets all arms alike; last
+        what is run after training."""
         repeated = True
         while repeated:
             repeated = False
@@ -220,13 +221,16 @@ class _Plan:
     def typical(self) -> dict[Phase, list[Trial]]:
         """A trial of each arm by phase, such as the study will run."""
         phases: tuple[Phase, ...] = ("search", "confirm")
-        return {
+        found: dict[Phase, list[Trial]] = {
             phase: [
                 self._trial(name, phase, arm.method, arm.quantization, 0, {**arm.params, **_first(arm)})
                 for name, arm in self.spec.arms.items()
             ]
             for phase in phases
         }
+        of_runs = [trial for run in found["confirm"] for trial in serving.of_run(self.spec, run)]
+        served = [*serving.of_base(self.spec, self._zero_shot()), *of_runs]
+        return {**found, "serve": served} if served else found
 
     def settle(self, record: Record) -> None:
         del self.running[record.trial_id]
@@ -253,9 +257,8 @@ class _Plan:
         return tried < (TRIES_WHEN_KILLED if record.status == "killed" else int(self.retry_failed))
 
     def _candidates(self) -> Iterator[Trial]:
-        baseline = self.spec.arms[self.spec.baseline]
         self.ends = {r.trial.configuration: r for r in self.done}
-        yield self._trial(ZERO_SHOT, "baseline", "none", baseline.quantization, self.spec.search.seed, {})
+        yield self._zero_shot()
         by_progress = sorted(self.searches.items(), key=lambda item: item[1].begun)
         for (name, tuning), search in by_progress:
             asked = search.ask()
@@ -264,10 +267,27 @@ class _Plan:
         missing = False
         for look in self.spec.confirm.planned_looks:
             if look > self.spec.confirm.planned_looks[0] and (missing or self._settled()):
-                return
+                break
             for trial in self._confirmations(look):
                 missing |= trial.id not in self.records
                 yield trial
+        yield from self._served()
+
+    def _zero_shot(self) -> Trial:
+        baseline = self.spec.arms[self.spec.baseline]
+        return self._trial(ZERO_SHOT, "baseline", "none", baseline.quantization, self.spec.search.seed, {})
+
+    def _served(self) -> Iterator[Trial]:
+        """What is run after training: the base at each bit-width, then each confirmed run that is done, and last, with
+        nothing beside it that would slow it down, the trial that measures how fast bases answer."""
+        base = self._zero_shot()
+        yield from serving.of_base(self.spec, base)
+        for run in self._confirmations(len(self.spec.confirm.seeds)):
+            known = self.records.get(run.id)
+            if known is not None and known.status == "done":
+                yield from serving.of_run(self.spec, run)
+        if not self.running:
+            yield from serving.of_speed(self.spec, base)
 
     def _confirmations(self, seeds: int) -> Iterator[Trial]:
         """The judged runs up to a number of seeds, seed by seed with the arms in turn. In a claim about methods the
@@ -453,7 +473,7 @@ class _Forecasts:
 
     def of(self, trial: Trial) -> Forecast | None:
         """The trial's forecast; None, and one warning, where none can be made."""
-        if self.forecaster is None:
+        if self.forecaster is None or trial.phase == "speed":  # several models at once, which no forecast is for
             return None
         try:
             return self.forecaster.trial(trial)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from harness.spec import Controls, Scalar, Training, Value, digest
+from harness.spec import Controls, Scalar, Served, Speeds, Training, Value, digest
 
 Phase = Literal["baseline", "search", "confirm", "serve", "speed"]
 
@@ -21,6 +21,16 @@ class ServedAs(Value):
     """`base`: without an adapter; else as in the study's `serve.ways`."""
     of: str | None = None
     """Id of the confirmed run whose adapter it is; None with `base`."""
+    against: Served | None = None
+    """How the model is stored that `kl_unquantized` is against: the widest of the study's `serve.at`."""
+
+
+class Timed(Value):
+    """Whose answers are timed, and how."""
+
+    at: dict[str, Served]
+    """By the name of the bit-width."""
+    speeds: Speeds
 
 
 class Trial(Value):
@@ -50,13 +60,15 @@ class Trial(Value):
     """Also keep the whole fine-tuned model of a method that has no adapter."""
     served: ServedAs | None = None
     """Phase `serve`: what is evaluated; None in the others."""
+    timed: Timed | None = None
+    """Phase `speed`: what is timed; None in the others."""
     micro_batch: int | None = None
     """Sequences per forward pass where the controls' own do not fit into memory; the effective batch is the same."""
 
     @property
     def id(self) -> str:
         """Hash of everything that changes the work, so the same run has the same id wherever it is asked for."""
-        unset = {name for name in ("micro_batch", "served") if getattr(self, name) is None}
+        unset = {name for name in ("micro_batch", "served", "timed") if getattr(self, name) is None}
         left_out = {"study", "tuning", "number", "keep_model"} | unset
         return digest(self.model_dump(mode="json", exclude=left_out))
 

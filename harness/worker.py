@@ -4,10 +4,11 @@ import gc
 import logging
 import math
 import os
+import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,22 +18,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoTokenizer, set_seed
 
-from harness import accounting, environment, plugins, sources
+from harness import accounting, dense, environment, forms, inference, plugins, sources
 from harness.data import Prepared, prepare
 from harness.errors import HarnessError
-from harness.evaluate import held_out_loss, run_tasks
+from harness.evaluate import Distributions, distributions, divergence, held_out_loss, run_tasks
 from harness.interfaces import Event, Job, Tracker
 from harness.measure import Stages
-from harness.record import Example, Forecast, Record, Score, StageName, Status, Step
-from harness.spec import AUTO, Device
+from harness.record import Example, Forecast, Record, Score, Speed, StageName, Status, Step
+from harness.spec import AUTO, Device, Served
 from harness.store import StudyStore
 from harness.tasks import tasks_of
 from harness.train import DTYPES, Diverged, Trained, train
+from harness.trial import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from harness.sources import Source
 
 log = logging.getLogger(__name__)
 Emit = Callable[[Event], None]
@@ -57,6 +61,9 @@ class Run:
     resolved: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     adapter_path: str | None = None
+    speeds: list[Speed] = field(default_factory=list)
+    stored_bytes: int | None = None
+    disk_bytes: int | None = None
 
     @contextmanager
     def stage(self, name: StageName) -> "Iterator[None]":
@@ -75,7 +82,7 @@ def run(job: Job, emit: Emit) -> Record:
     detail: str | None = None
     try:
         state.tracker.start(job)
-        follow_the_stages(state)
+        stages_of(job.trial)(state)
     except Exception as error:  # every way of ending is a record
         status, detail = outcome(error)
         print(traceback.format_exc(), flush=True)
@@ -94,6 +101,9 @@ def run(job: Job, emit: Emit) -> Record:
         steps=state.steps,
         scores=state.scores,
         examples=state.examples,
+        speeds=state.speeds,
+        stored_bytes=state.stored_bytes,
+        disk_bytes=state.disk_bytes,
         resolved=state.resolved,
         environment=environment.describe(),
         data=state.data,
@@ -106,8 +116,13 @@ def run(job: Job, emit: Emit) -> Record:
     return record
 
 
-def follow_the_stages(run: Run) -> None:
-    """Load, adapt, train, evaluate, save."""
+def stages_of(trial: Trial) -> Callable[[Run], None]:
+    """What a trial does, by its phase."""
+    return {"serve": serve, "speed": time_answers}.get(trial.phase, train_and_judge)
+
+
+def train_and_judge(run: Run) -> None:
+    """Load, adapt, train, evaluate, save, and hold the adapter against what it is when it is merged."""
     trial = run.job.trial
     controls = trial.controls
     method = plugins.method(trial.method)
@@ -115,16 +130,7 @@ def follow_the_stages(run: Run) -> None:
     method_params, quantization_params = plugins.split_params(trial.method, trial.quantization, trial.params)
 
     with run.stage("load"):
-        found = sources.find_model(controls.model, trial.model_digest)
-        tokenizer = load_tokenizer(found.location, found.revision, controls.model.trust_remote_code)
-        rows = prepare(
-            controls.data,
-            sources.find_data(controls.data, trial.data_digest),
-            tokenizer,
-            controls.train.max_length,
-            run.job.folder / "data",
-        )
-        run.data = rows.facts
+        found, tokenizer, rows = _inputs(run)
         model = quantization.load(
             found.location,
             quantization_params,
@@ -157,13 +163,162 @@ def follow_the_stages(run: Run) -> None:
             run.resolved |= run.trained.resolved
 
     gc.collect()  # the trainer refers to itself: its optimizer's state would stay through evaluation
-    compute = DTYPES[controls.train.compute_dtype]
-    with run.stage("evaluate"), torch.autocast(run.device.type, compute, enabled=compute != torch.float32):
-        _evaluate(run, model, tokenizer, rows)  # computes as training did
+    with run.stage("evaluate"), _as_in_training(run):
+        _evaluate(run, model, tokenizer, rows)
+    _weigh(run, model)
 
     if trial.phase == "confirm":
         with run.stage("save"):
             run.adapter_path = _save(run, model, tokenizer)
+        if hasattr(model, "peft_config"):
+            with run.stage("reference"):
+                expected = _distributions(run, model, tokenizer, rows)
+                _hold_against(run, "kl_merged", lambda: forms.merged(model), expected, tokenizer)
+                del model  # used up, and there may not be room for another
+                gc.collect()
+                if quantization.about.merges != "exact":  # else PEFT's merge is the same one
+                    _hold_against(
+                        run, "kl_requantized", lambda: forms.merged_by_peft(_as_trained(run)), expected, tokenizer
+                    )
+
+
+def serve(run: Run) -> None:
+    """Ask the unquantized model, then load the served one, attach an adapter that stays apart, evaluate.
+
+    Never two models at once: a large one in 16 bits leaves no room for another.
+    """
+    trial, served = run.job.trial, run.job.trial.served
+    assert served is not None
+    stored = Served(quantization=served.quantization, params=served.params)
+    with _scratch(run) as folder:
+        with run.stage("reference"):
+            found, tokenizer, rows = _inputs(run)
+            expected = _distributions(run, _unquantized(run, served.against or stored), tokenizer, rows)
+            location, revision = found.location, found.revision
+            if served.way == "merged":
+                _merge_into(folder, run, tokenizer)
+                location, revision = str(folder), None
+            gc.collect()
+        with run.stage("load"):
+            model = forms.load(location, revision, stored, trial.controls, run.device)
+    run.resolved = _resolved(model, trial.params, {}, stored.params)
+    if served.way == "adapter":
+        with run.stage("adapt"):
+            model = _with_adapter(run, model)
+    with run.stage("evaluate"), _as_in_training(run):
+        _evaluate(run, model, tokenizer, rows)
+        _diverge(run, "kl_unquantized", model, expected, tokenizer)
+    _weigh(run, model)
+
+
+def time_answers(run: Run) -> None:
+    """Load the base at every bit-width and time their answers, taking turns."""
+    trial, timed = run.job.trial, run.job.trial.timed
+    assert timed is not None
+    with run.stage("load"):
+        models = {name: forms.base(trial, served, run.device) for name, served in timed.at.items()}
+    with run.stage("evaluate"):
+        run.speeds = inference.measure(models, timed.speeds, run.device)
+
+
+def _inputs(run: Run) -> "tuple[Source, PreTrainedTokenizerBase, Prepared]":
+    """Where the base is, its tokenizer, and the study's rows."""
+    controls = run.job.trial.controls
+    found = sources.find_model(controls.model, run.job.trial.model_digest)
+    tokenizer = load_tokenizer(found.location, found.revision, controls.model.trust_remote_code)
+    rows = prepare(
+        controls.data,
+        sources.find_data(controls.data, run.job.trial.data_digest),
+        tokenizer,
+        controls.train.max_length,
+        run.job.folder / "data",
+    )
+    run.data = rows.facts
+    return found, tokenizer, rows
+
+
+def _as_in_training(run: Run) -> torch.autocast:
+    """Computes as training did."""
+    compute = DTYPES[run.job.trial.controls.train.compute_dtype]
+    return torch.autocast(run.device.type, compute, enabled=compute != torch.float32)
+
+
+def _distributions(
+    run: Run, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: Prepared
+) -> Distributions:
+    with _as_in_training(run):
+        batch = run.job.trial.controls.evaluate.batch
+        return distributions(model, rows.test, batch, int(tokenizer.pad_token_id or 0))
+
+
+def _diverge(
+    run: Run, name: str, model: "PreTrainedModel", expected: Distributions, tokenizer: "PreTrainedTokenizerBase"
+) -> None:
+    batch = run.job.trial.controls.evaluate.batch
+    with _as_in_training(run):
+        scores, examples = divergence(model, expected, name, batch, int(tokenizer.pad_token_id or 0))
+    run.scores += scores
+    run.examples += examples
+
+
+def _hold_against(
+    run: Run,
+    name: str,
+    make: Callable[[], "PreTrainedModel"],
+    expected: Distributions,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> None:
+    """Compare another form of a model whose scores are known. Where that cannot be made, the run counts all the same,
+    and `resolved` says why."""
+    try:
+        _diverge(run, name, make(), expected, tokenizer)
+    except Exception as error:  # memory for a dense model, or PEFT refuses
+        run.resolved[name] = f"not measured: {outcome(error)[1]}"
+        print(traceback.format_exc(), flush=True)
+
+
+def _with_adapter(run: Run, model: "PreTrainedModel") -> "PreTrainedModel":
+    """A model with the adapter of the run that is served, or of this run itself."""
+    trial = run.job.trial
+    run_id = trial.served.of if trial.served else trial.id
+    return forms.attach(model, run.job.folder / "adapters" / str(run_id), trial.controls)
+
+
+def _as_trained(run: Run) -> "PreTrainedModel":
+    """The base as it was in training, and the adapter beside it."""
+    trial = run.job.trial
+    return _with_adapter(run, forms.base(trial, forms.stored_as(trial), run.device))
+
+
+def _unquantized(run: Run, widest: Served) -> "PreTrainedModel":
+    """The model that is served, in its widest form: the base, with the adapter merged into it if there is one."""
+    served = run.job.trial.served
+    assert served is not None
+    model = forms.base(run.job.trial, widest, run.device)
+    return model if served.way == "base" else forms.merged(_with_adapter(run, model))
+
+
+def _merge_into(folder: Path, run: Run, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Keep the merged model as a base is kept, so that the same code quantizes both."""
+    forms.merged(_as_trained(run)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _scratch(run: Run) -> "Iterator[Path]":
+    """A folder for a whole model, beside the results: it may be larger than what there is room for elsewhere. One that
+    a killed attempt left is taken away first."""
+    folder = run.job.folder / f".{run.job.trial.id}.scratch"
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _weigh(run: Run, model: "PreTrainedModel") -> None:
+    if run.job.trial.phase != "search":
+        run.stored_bytes, run.disk_bytes = accounting.stored_bytes(model), dense.disk_bytes(model)
 
 
 def outcome(error: BaseException) -> tuple[Status, str]:
@@ -254,13 +409,13 @@ def _save(run: Run, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBas
 
 
 def _resolved(
-    model: "PreTrainedModel", params: Any, method: dict[str, Any], quantization: dict[str, Any]
+    model: "PreTrainedModel", params: Any, method: Mapping[str, Any], quantization: Mapping[str, Any]
 ) -> dict[str, Any]:
     config = getattr(model, "hf_quantizer", None)
     settings = config.quantization_config.to_dict() if config is not None else {}
     return {
         "params": dict(params),
-        "method": method,
+        "method": dict(method),
         "quantization": {**quantization, **{k: str(v) for k, v in settings.items()}},
         "base_dtypes": sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()}),
         "attention": str(getattr(model.config, "_attn_implementation", "")),

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from harness import serving
 from harness.interfaces import Event
 from harness.record import Record
 from harness.spec import StudySpec
@@ -30,6 +31,7 @@ class Clock:
             "baseline": 1,
             "search": arms * spec.search.trials * spec.search.tunings,
             "confirm": arms * len(spec.confirm.seeds),
+            **serving.planned(spec),
         }
         self.slots = slots
         self.seconds: dict[Phase, list[float]] = defaultdict(list)
@@ -38,7 +40,7 @@ class Clock:
     def add(self, record: Record) -> None:
         if record.goes_on:  # the same run is still to come, at a smaller micro-batch
             return
-        self.left[record.phase] = max(0, self.left[record.phase] - 1)
+        self.left[record.phase] = max(0, self.left.get(record.phase, 0) - 1)
         if record.status != "does_not_fit":
             self.seconds[record.phase].append(record.seconds)
 

@@ -257,6 +257,7 @@ def _summary(record: Record) -> dict[str, Any]:
         columns |= {f"train_{k}": v for k, v in record.train.model_dump().items()}
     if record.memory:
         columns |= {f"{k}_bytes": v for k, v in record.memory.model_dump().items()} | {"peak_bytes": record.memory.peak}
+    columns |= {"stored_bytes": record.stored_bytes, "disk_bytes": record.disk_bytes}
     if record.forecast:
         columns |= record.forecast.columns
     for stage in record.stages:
