@@ -18,13 +18,14 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import ValidationError
 
-from harness import plugins
+from harness import plugins, serving
 from harness.compare import Comparison, Interval, Runs, compare, refuse
 from harness.errors import PluginError, SpecError
 from harness.intervals import fixed
 from harness.power import settle
 from harness.record import Record, outcomes
 from harness.spec import Arm, Dtype, Scalar, Served, StudySpec
+from harness.speed import Figures, figures
 from harness.store import StudyStore
 from harness.summary import (
     LOSS,
@@ -155,6 +156,8 @@ class Bits:
     margin: float
     questions: list[Question]
     ways: list[Ways]
+    speeds: list[Figures]
+    """How fast the base answers, shape by shape; beside the widest."""
     notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -204,6 +207,7 @@ def answer(store: StudyStore) -> Bits:
         margin=spec.objective.margin,
         questions=[_question(case, evidence, examples) for case in cases],
         ways=_ways([c for c in cases if c.kind == "served"], evidence, examples),
+        speeds=_speeds(evidence),
         notes=summarise(store).caveats,
     )
 
@@ -234,18 +238,12 @@ def _base(evidence: Evidence) -> Iterator[_Case]:
 def _served(evidence: Evidence) -> Iterator[_Case]:
     """Each served arm in each way, of its judged runs alone."""
     records = [r for r in _stored_as_now(evidence) if r.trial.served is not None and r.trial.served.of is not None]
-    for arm in _served_arms(evidence.spec, records):
+    for arm in serving.served_arms(evidence.spec) if evidence.spec.serve.at else ():
         trained = [r for r in evidence.runs if r.trial.arm == arm]
         judged = {r.trial_id for r in trained}
         for way in evidence.spec.serve.ways:
             some = [r for r in records if (s := r.trial.served) is not None and s.way == way and s.of in judged]
             yield _stored_case("served", arm, way, some, evidence, "shared", evidence.alpha, evidence.early, trained)
-
-
-def _served_arms(spec: StudySpec, records: Sequence[Record]) -> list[str]:
-    named = [r.trial.arm.split("@")[0] for r in records]
-    asked = [] if isinstance(spec.serve.arms, str) else spec.serve.arms
-    return [name for name in spec.arms if name in {*named, *asked}]
 
 
 def _stored_as_now(evidence: Evidence) -> list[Record]:
@@ -554,3 +552,15 @@ def _ways(cases: Sequence[_Case], evidence: Evidence, examples: pd.DataFrame) ->
             compared = _compared(both, measure, _scores(both, measure, examples))
             found += [Ways(arm, name, v.interval) for v in (compared.verdicts if compared else []) if v.interval]
     return found
+
+
+def _speeds(evidence: Evidence) -> list[Figures]:
+    """Of the latest trial that timed the bit-widths as they are stored now."""
+    spec = evidence.spec
+    timed = [r for r in evidence.records if r.phase == "speed" and r.status == "done"]
+    now = [r for r in timed if r.trial.timed is not None and r.trial.timed.at == spec.serve.at]
+    if not now:
+        return []
+    order = list(spec.serve.at)
+    some = sorted(now[-1].speeds, key=lambda s: (s.batch, s.context, order.index(s.served)))
+    return figures(some, order[0], spec.prices.per_hour)

@@ -1,0 +1,144 @@
+"""What a study shows about bit-widths, as text of 80 columns."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from harness.bits import DIVERGENCES, Bits, Question, Ways, Width
+from harness.cli._progress import duration, size
+from harness.cli._table import table
+from harness.speed import Figures, Median
+
+COLUMNS = 80
+
+ASKED = {
+    "base": "The base, stored at each bit-width",
+    "trained": "{subject} trained on each bit-width",
+    "merged": "{subject} served at each bit-width, merged and then stored",
+    "adapter": "{subject} served at each bit-width, its adapter beside the stored base",
+}
+
+KINDS = {"kl_unquantized": "KL", "kl_merged": "KL merged", "kl_requantized": "KL requantized"}
+"""What the divergences of `DIVERGENCES` are called in a column."""
+
+
+def render(found: Bits) -> str:
+    """Every question with its table, its sentences and what would settle it; then speeds and what limits it all."""
+    lines = []
+    for question in found.questions:
+        lines += [_title(question), "", *_tables(question), "", *_said(question, found.study), ""]
+    lines += _ways(found.ways)
+    if found.speeds:
+        lines += ["How fast the base answers", "", _speeds(found.speeds), ""]
+    lines += [line for note in found.notes for line in _wrapped(f"note: {note}")]
+    return "\n".join(lines).rstrip()
+
+
+def brief(found: Bits) -> str:
+    """The answers alone."""
+    lines = [f"{_title(q)}: {q.findings[0].sentence}" for q in found.questions]
+    return "\n".join(lines)
+
+
+def _title(question: Question) -> str:
+    return ASKED[question.way or question.kind].format(subject=question.subject)
+
+
+def _tables(question: Question) -> list[str]:
+    first = question.findings[0].measure.name
+    head = ["stored as", "bits", *(["test loss"] if first != "test_loss" else []), first]
+    head += [f"minus {question.reference}", "verdict"]
+    quality = table(head, [_quality(question, w, first) for w in question.widths])
+    some = [k for k in DIVERGENCES if any(k in w.divergence for w in question.widths)]
+    trained = ["train peak", "train time"] if question.kind == "trained" else []
+    sizes = [_sizes(w, some, bool(trained)) for w in question.widths]
+    odd = [line for w in question.widths for o in w.odd for line in _wrapped(f"odd: {w.name} is {o}; not expected")]
+    return [quality, *odd, "", table(["stored as", *(KINDS[k] for k in some), "in memory", "on disk", *trained], sizes)]
+
+
+def _quality(question: Question, width: Width, first: str) -> list[str]:
+    finding = question.findings[0]
+    verdict = next((v for v in finding.comparison.verdicts if v.arm == width.name), None) if finding.comparison else None
+    bounds = verdict.interval if verdict else None
+    words = "the widest" if question.kind != "trained" else "compared with"
+    if width.name != question.reference:
+        words = verdict.label if verdict else "not run"
+        if width.lost and not width.runs:
+            words = ", ".join(width.lost)
+    losses = [] if first == "test_loss" else [_score(width, "test_loss")]
+    return [
+        width.name,
+        "-" if width.bits_stored is None else f"{width.bits_stored:.4g}",
+        *losses,
+        _score(width, first, interval=True),
+        "-" if bounds is None else f"{bounds.difference:+.3f} ± {(bounds.high - bounds.low) / 2:.3f}",
+        words + (", odd" if width.odd else ""),
+    ]
+
+
+def _score(width: Width, measure: str, *, interval: bool = False) -> str:
+    value = width.scores.get(measure)
+    if value is None:
+        return "-"
+    if not interval or value.low is None or value.high is None:
+        return f"{value.mean:.3f}"
+    return f"{value.mean:.3f} ± {(value.high - value.low) / 2:.3f}"
+
+
+def _sizes(width: Width, divergences: Sequence[str], trained: bool) -> list[str]:
+    cells = [width.name, *(_nats(width.divergence.get(k)) for k in divergences)]
+    cells += [size(width.stored_bytes), size(width.disk_bytes)]
+    if trained:
+        cells += [size(width.train_peak_bytes), "-" if width.train_seconds is None else duration(width.train_seconds)]
+    return cells
+
+
+def _nats(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if value >= 1e-3 or value == 0 else f"{value:.0e}"
+
+
+def _said(question: Question, study: str) -> Iterator[str]:
+    for finding in question.findings:
+        yield from _wrapped(finding.sentence)
+        for n in finding.needed:
+            runs = f"{n.items} items" if question.kind == "base" else f"{n.seeds} seeds on {n.items} items"
+            yield from _wrapped(f"to settle {n.name}: {runs}, {n.hours:.2f} h ({n.chance:.0%})")
+        for name in finding.too_close:
+            yield from _wrapped(f"{name}: too close to call with a sensible number of runs; take the wider one")
+        if finding.needed:
+            how = "more items (controls.evaluate, controls.data.test_rows)" if question.kind == "base" else "confirm.seeds"
+            yield from _wrapped(f"run them as a study of its own: name={study}-next and {how}")
+    for reason in question.skipped:
+        yield from _wrapped(f"not judged on {reason}")
+
+
+def _ways(ways: Sequence[Ways]) -> Iterator[str]:
+    apart = [w for w in ways if w.interval.low > 0 or w.interval.high < 0]
+    for way in apart:
+        bounds = way.interval
+        difference = f"{bounds.difference:+.3f} [{bounds.low:+.3f}, {bounds.high:+.3f}]"
+        yield from _wrapped(f"{way.arm} at {way.name}: merged minus adapter {difference}")
+    if ways:
+        same = "the other" if apart else "every"
+        yield from [f"merged and adapter are not shown to differ at {same} bit-width{'s' if apart else ''}", ""]
+
+
+def _speeds(speeds: Sequence[Figures]) -> str:
+    priced = any(f.cost_per_thousand is not None for f in speeds)
+    head = ["stored as", "batch", "prompt", "prefill tokens/s", "decode tokens/s", "first token"]
+    rows = []
+    for f in speeds:
+        row = [f.served, str(f.batch), str(f.context)]
+        row += [_rate(f.prefill_tokens_per_second, f.prefill_ratio), _rate(f.decode_tokens_per_second, f.decode_ratio)]
+        row += [f"{1000 * f.first_token_seconds.value:.3g} ms"]
+        rows.append(row + ([f"{f.cost_per_thousand:.3g}"] if f.cost_per_thousand is not None else []))
+    return table([*head, *(["cost of 1000"] if priced else [])], rows)
+
+
+def _rate(rate: Median | None, ratio: Median | None) -> str:
+    if rate is None:
+        return "-"
+    return f"{rate.value:,.0f}" + (f" ({ratio.value:.2f} x)" if ratio else "")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, COLUMNS, break_long_words=False, break_on_hyphens=False)
