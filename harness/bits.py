@@ -5,8 +5,8 @@
     served   an arm's confirmed runs, stored at each bit-width of `serve.at` after training, in one of two ways
 
 What is noise differs. Nothing is drawn in storing a base, so its items are the unit and the claim is about this base.
-Arms are trained each by itself: seeds and items, as in every comparison of arms. A served model is seed by seed the same
-model stored in several ways, so the difference of each seed is the unit, over the same items.
+Arms are trained each by itself: seeds and items, as in every comparison of arms. A served model is seed by seed the
+same model stored in several ways, so the difference of each seed is the unit, over the same items.
 """
 
 import re
@@ -252,8 +252,7 @@ def _stored_as_now(evidence: Evidence) -> list[Record]:
     return [
         r
         for r in outcomes(evidence.records)
-        if (s := r.trial.served) is not None
-        and at.get(s.name) == Served(quantization=s.quantization, params=s.params)
+        if (s := r.trial.served) is not None and at.get(s.name) == Served(quantization=s.quantization, params=s.params)
     ]
 
 
@@ -288,9 +287,7 @@ def _trained(evidence: Evidence) -> Iterator[_Case]:
         lost = {name: [r for r in evidence.failed if r.trial.arm == name] for name in arms}
         reference = spec.baseline if spec.baseline in arms else next(iter(stored))
         method = spec.arms[reference].method
-        yield _Case(
-            "trained", method, None, reference, stored, runs, lost, "own", evidence.alpha, evidence.refusal, []
-        )
+        yield _Case("trained", method, None, reference, stored, runs, lost, "own", evidence.alpha, evidence.refusal, [])
 
 
 def _grids(spec: StudySpec) -> list[list[str]]:
@@ -379,8 +376,8 @@ def _scores(case: _Case, measure: Measure, examples: pd.DataFrame) -> pd.DataFra
         return pd.DataFrame(columns=columns)
     names = {r.trial_id: name for name in case.stored for r in case.runs[name]}
     order = list(case.stored)
-    pooled = pd.Series(list(zip(examples["task"], examples["metric"], strict=True)), index=examples.index)
-    found = examples[examples["trial_id"].isin(names) & pooled.isin(measure.parts)].copy()
+    found = examples[examples["trial_id"].isin(names)]
+    found = pd.concat([found[(found["task"] == task) & (found["metric"] == m)] for task, m in measure.parts])
     found["arm"] = found["trial_id"].map(names)
     found["example_id"] = found["task"] + "/" + found["example_id"]  # two tasks may count their items alike
     return found[columns].sort_values("arm", key=lambda a: a.map(order.index), kind="stable")
@@ -420,7 +417,11 @@ def _finding(
         answer=kind,
         lowest=lowest,
         sentence=_sentence(case, found, measure, kind, lowest, bits, evidence.spec.objective.level),
-        needed=[Needed(n, p.seeds, p.items, p.chance, _hours(case, n, p.seeds, p.items, found)) for n, p in plans.items() if p],
+        needed=[
+            Needed(n, p.seeds, p.items, p.chance, _hours(case, n, p.seeds, p.items, found))
+            for n, p in plans.items()
+            if p
+        ],
         too_close=[name for name, plan in plans.items() if plan is None],
     )
 
@@ -436,27 +437,44 @@ def _sentence(
 ) -> str:
     if case.refusal:
         return f"Nothing is shown yet: {case.refusal}."
-    within = f"{measure.margin:g} of {measure.name}"
-    shown = findings(case.reference, found, measure.higher_is_better)
     unit = "independent tunings" if level == "methods" else "seeds"
     over = f"{max(v.items for v in found.verdicts)} items"
     over += "" if case.pairing == "one" else f" and {min(v.seeds for v in found.verdicts)} {unit}"
-    about = " This is about this base: nothing was drawn but its items." if case.pairing == "one" else ""
     if not measure.margin:
-        none = "no margin is declared for it, so none can be equivalent"
-        return f"On {measure.name} over {over} ({none}), {shown}.{about}"
+        return f"On {measure.name} over {over}, for which no margin is declared, {_apart(case, found)}."
     if kind == "shown" and lowest is not None:
-        label = found[lowest].label
-        words = f"equivalent to {case.reference} within" if label == "equivalent" else f"better than {case.reference} by"
-        wider = [v.arm for v in found.verdicts if (bits[v.arm] or 0) > (bits[lowest] or 0)]
-        doubtful = [name for name in wider if found[name].label not in {"equivalent", "better"}]
-        but = f", though of the wider ones {', '.join(doubtful)} {_is(doubtful)} not" if doubtful else ""
-        head = f"{lowest} is the lowest bit-width ({bits[lowest]:.3g} bits stored) shown to be {words} {within}{but}."
+        head = _holding(found, lowest, bits) + f" of {measure.name}"
     elif kind == "widest":
-        head = f"Every bit-width below {case.reference} is shown to be worse by more than {within}."
+        head = f"Every bit-width below {case.reference} is shown to be worse by more than {measure.margin:g}"
+        head += f" of {measure.name}"
     else:
-        head = f"No bit-width below {case.reference} is shown to be equivalent to it within {within}."
-    return f"{head} Over {over}, {shown}.{about}"
+        head = f"No bit-width below {case.reference} is shown to be equivalent to it within {measure.margin:g}"
+        head += f" of {measure.name}"
+    about = " This is about this base: only its items were drawn." if case.pairing == "one" else ""
+    return f"{head}. Over {over}, {findings(case.reference, found, measure.higher_is_better)}.{about}"
+
+
+def _holding(found: Comparison, lowest: str, bits: Mapping[str, float | None]) -> str:
+    """That the lowest one holds, and which of the wider ones are not shown to."""
+    label, margin, widest = found[lowest].label, found.margin, found[lowest].baseline
+    words = f"equivalent to {widest} within {margin:g}"
+    if label == "better":
+        words = f"better than {widest} by more than {margin:g}"
+    wider = [v for v in found.verdicts if (bits[v.arm] or 0) > (bits[lowest] or 0)]
+    doubtful = [v.arm for v in wider if v.label not in {"equivalent", "better"}]
+    but = f" (though of the wider ones {', '.join(doubtful)} {_is(doubtful)} not)" if doubtful else ""
+    return f"{lowest} is the lowest bit-width ({bits[lowest]:.3g} bits stored) shown{but} to be {words}"
+
+
+def _apart(case: _Case, found: Comparison) -> str:
+    """What is shown to be better or worse, where nothing can be shown to be equivalent."""
+    parts = []
+    for label in ("worse", "better"):
+        some = [v for v in found.verdicts if v.label == label and v.interval]
+        named = [f"{v.arm} ({v.interval.difference:+.3f})" for v in some if v.interval]
+        if named:
+            parts.append(f"{', '.join(named)} {_is(named)} shown to be {label} than {case.reference}")
+    return "; ".join(parts) or f"nothing is shown to be better or worse than {case.reference}"
 
 
 def _is(some: Sequence[object]) -> str:

@@ -141,9 +141,7 @@ def paired(a: Matrix, b: Matrix, clusters: Sequence[object] | None = None) -> Di
     cancels, and how the difference itself varies between seeds is the noise of the runs."""
     seeds = len(a)
     groups, item_variance = _over_items((a - b).mean(0), clusters, is_binary(a) and is_binary(b))
-    return Difference(
-        float((a - b).mean()), spread(a - b), Spread(seeds, 0.0, 0.0), a.shape[1], groups, item_variance
-    )
+    return Difference(float((a - b).mean()), spread(a - b), Spread(seeds, 0.0, 0.0), a.shape[1], groups, item_variance)
 
 
 def fixed(a: Matrix, b: Matrix, clusters: Sequence[object] | None = None) -> Difference:

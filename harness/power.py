@@ -103,8 +103,10 @@ class Plan:
 
 def settle(found: Difference, margin: float, alpha: float = 0.05, chance: float = 0.8) -> Plan | None:
     """The fewest seeds on the same items that bring a verdict with this chance, else the fewest items at 5 seeds; None
-    when neither does within reason: the arms are too close to call, take the cheaper one. Models that no chance had a part
-    in have one run each, and only items can settle them."""
+    when neither does within reason: the arms are too close to call, take the cheaper one.
+
+    Models that no chance had a part in have one run each: only items can settle them.
+    """
     runs = max(found.a.seeds, found.b.seeds)
     for seeds in range(runs + 1, MOST_SEEDS + 1) if runs > 1 else ():
         reached = chance_of_verdict(found, margin, seeds, alpha=alpha)

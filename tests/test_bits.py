@@ -42,9 +42,14 @@ class Fill:
                 score = float(np.mean(right))
                 scores.append(
                     Score(
-                        task=task, metric="acc", value=score, items=len(right), role=role, higher_is_better=True,
+                        task=task,
+                        metric="acc",
+                        value=score,
+                        items=len(right),
+                        role=role,
+                        higher_is_better=True,
                         majority=0.1,
-                    )  # fmt: skip
+                    )
                 )
                 examples += [Example(task=task, metric="acc", example_id=f"{i}", score=a) for i, a in enumerate(right)]
         losses = changes.pop("losses", [loss, loss + 0.1, loss - 0.1])
@@ -166,7 +171,7 @@ def test_a_base_that_can_do_the_target_is_held_to_it_first(fill: Callable[..., F
 def test_no_bit_width_is_equivalent_in_a_unit_without_a_margin(base: Fill) -> None:
     loss = only(answer(base.store), "base").findings[1]
     assert loss.measure.margin == 0
-    assert "no margin is declared for it" in loss.sentence
+    assert "for which no margin is declared" in loss.sentence
     assert (loss.answer, loss.needed, loss.too_close) == ("open", [], [])
 
 
@@ -357,7 +362,9 @@ def test_bits_of_a_plugin_that_is_not_here_are_not_known() -> None:
 
 
 def test_speeds_stand_beside_the_widest(fill: Callable[..., Fill]) -> None:
-    study = fill(at={"fp32": "fp32", "hqq8": "hqq8"}, )
+    study = fill(
+        at={"fp32": "fp32", "hqq8": "hqq8"},
+    )
     study.base("fp32", np.ones(ITEMS))
     speeds = [
         Speed(

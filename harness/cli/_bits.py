@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from harness.bits import DIVERGENCES, Bits, Question, Ways, Width
 from harness.cli._progress import duration, size
 from harness.cli._table import table
+from harness.compare import Verdict
 from harness.speed import Figures, Median
+from harness.summary import LOSS
 
 COLUMNS = 80
 
@@ -17,7 +19,7 @@ ASKED = {
     "adapter": "{subject} served at each bit-width, its adapter beside the stored base",
 }
 
-KINDS = {"kl_unquantized": "KL", "kl_merged": "KL merged", "kl_requantized": "KL requantized"}
+KINDS = {"kl_unquantized": "KL", "kl_merged": "KL\nmerged", "kl_requantized": "KL re-\nquantized"}
 """What the divergences of `DIVERGENCES` are called in a column."""
 
 
@@ -25,54 +27,62 @@ def render(found: Bits) -> str:
     """Every question with its table, its sentences and what would settle it; then speeds and what limits it all."""
     lines = []
     for question in found.questions:
-        lines += [_title(question), "", *_tables(question), "", *_said(question, found.study), ""]
+        lines += [_title(question), *_tables(question), "", *_said(question, found.study), "", ""]
     lines += _ways(found.ways)
     if found.speeds:
-        lines += ["How fast the base answers", "", _speeds(found.speeds), ""]
+        lines += ["How fast the base answers", _speeds(found.speeds).rstrip(), "", ""]
+    lines.append("values: mean ± half of the 95 % interval over seeds, for a base over items")
     lines += [line for note in found.notes for line in _wrapped(f"note: {note}")]
-    return "\n".join(lines).rstrip()
+    return "\n".join(lines)
 
 
 def brief(found: Bits) -> str:
     """The answers alone."""
-    lines = [f"{_title(q)}: {q.findings[0].sentence}" for q in found.questions]
-    return "\n".join(lines)
+    return "\n".join(f"{_title(q)}: {q.findings[0].sentence}" for q in found.questions)
 
 
 def _title(question: Question) -> str:
     return ASKED[question.way or question.kind].format(subject=question.subject)
 
 
-def _tables(question: Question) -> list[str]:
+def _tables(question: Question) -> Iterator[str]:
     first = question.findings[0].measure.name
-    head = ["stored as", "bits", *(["test loss"] if first != "test_loss" else []), first]
-    head += [f"minus {question.reference}", "verdict"]
-    quality = table(head, [_quality(question, w, first) for w in question.widths])
+    head = ["stored as", "bits", *(["test loss"] if first != LOSS else []), first]
+    yield table([*head, f"minus {question.reference}", "verdict"], [_quality(question, w) for w in question.widths])
+    for width in question.widths:
+        for odd in width.odd:
+            yield from _wrapped(f"odd: {width.name} does {odd}, which theory does not expect")
     some = [k for k in DIVERGENCES if any(k in w.divergence for w in question.widths)]
-    trained = ["train peak", "train time"] if question.kind == "trained" else []
-    sizes = [_sizes(w, some, bool(trained)) for w in question.widths]
-    odd = [line for w in question.widths for o in w.odd for line in _wrapped(f"odd: {w.name} is {o}; not expected")]
-    return [quality, *odd, "", table(["stored as", *(KINDS[k] for k in some), "in memory", "on disk", *trained], sizes)]
+    trained = question.kind == "trained"
+    head = ["stored as", *(KINDS[k] for k in some), "in memory", "on disk"]
+    head += ["train\npeak", "train\ntime"] if trained else []
+    yield table(head, [_sizes(w, some, trained) for w in question.widths]).strip("\n")
 
 
-def _quality(question: Question, width: Width, first: str) -> list[str]:
+def _quality(question: Question, width: Width) -> list[str]:
     finding = question.findings[0]
-    verdict = next((v for v in finding.comparison.verdicts if v.arm == width.name), None) if finding.comparison else None
+    verdicts = finding.comparison.verdicts if finding.comparison else []
+    verdict = next((v for v in verdicts if v.arm == width.name), None)
     bounds = verdict.interval if verdict else None
-    words = "the widest" if question.kind != "trained" else "compared with"
-    if width.name != question.reference:
-        words = verdict.label if verdict else "not run"
-        if width.lost and not width.runs:
-            words = ", ".join(width.lost)
-    losses = [] if first == "test_loss" else [_score(width, "test_loss")]
+    first = finding.measure.name
     return [
         width.name,
         "-" if width.bits_stored is None else f"{width.bits_stored:.4g}",
-        *losses,
+        *([] if first == LOSS else [_score(width, LOSS)]),
         _score(width, first, interval=True),
         "-" if bounds is None else f"{bounds.difference:+.3f} ± {(bounds.high - bounds.low) / 2:.3f}",
-        words + (", odd" if width.odd else ""),
+        _verdict(question, width, verdict),
     ]
+
+
+def _verdict(question: Question, width: Width, verdict: Verdict | None) -> str:
+    if width.name == question.reference:
+        word = "compared with" if question.kind == "trained" else "the widest"
+    elif verdict is not None:
+        word = verdict.label
+    else:
+        word = ", ".join(width.lost) or "not run"
+    return f"{word}, odd" if width.odd else word
 
 
 def _score(width: Width, measure: str, *, interval: bool = False) -> str:
@@ -102,11 +112,12 @@ def _said(question: Question, study: str) -> Iterator[str]:
         for n in finding.needed:
             runs = f"{n.items} items" if question.kind == "base" else f"{n.seeds} seeds on {n.items} items"
             yield from _wrapped(f"to settle {n.name}: {runs}, {n.hours:.2f} h ({n.chance:.0%})")
-        for name in finding.too_close:
-            yield from _wrapped(f"{name}: too close to call with a sensible number of runs; take the wider one")
         if finding.needed:
-            how = "more items (controls.evaluate, controls.data.test_rows)" if question.kind == "base" else "confirm.seeds"
-            yield from _wrapped(f"run them as a study of its own: name={study}-next and {how}")
+            more = "more items (controls.evaluate, controls.data)" if question.kind == "base" else "fresh confirm.seeds"
+            yield from _wrapped(f"run them as a study of its own: name={study}-next and {more}")
+        if finding.too_close:
+            names = ", ".join(finding.too_close)
+            yield from _wrapped(f"{names}: too close to call with a sensible number of runs")
     for reason in question.skipped:
         yield from _wrapped(f"not judged on {reason}")
 
@@ -117,21 +128,23 @@ def _ways(ways: Sequence[Ways]) -> Iterator[str]:
         bounds = way.interval
         difference = f"{bounds.difference:+.3f} [{bounds.low:+.3f}, {bounds.high:+.3f}]"
         yield from _wrapped(f"{way.arm} at {way.name}: merged minus adapter {difference}")
+    if len(apart) < len(ways):
+        where = "the other bit-widths" if apart else "any bit-width"
+        yield f"merged and adapter are not shown to differ at {where}"
     if ways:
-        same = "the other" if apart else "every"
-        yield from [f"merged and adapter are not shown to differ at {same} bit-width{'s' if apart else ''}", ""]
+        yield from ["", ""]
 
 
 def _speeds(speeds: Sequence[Figures]) -> str:
     priced = any(f.cost_per_thousand is not None for f in speeds)
-    head = ["stored as", "batch", "prompt", "prefill tokens/s", "decode tokens/s", "first token"]
+    head = ["stored as", "batch", "prompt", "prefill\ntokens per s", "decode\ntokens per s", "first\ntoken"]
     rows = []
     for f in speeds:
         row = [f.served, str(f.batch), str(f.context)]
         row += [_rate(f.prefill_tokens_per_second, f.prefill_ratio), _rate(f.decode_tokens_per_second, f.decode_ratio)]
         row += [f"{1000 * f.first_token_seconds.value:.3g} ms"]
         rows.append(row + ([f"{f.cost_per_thousand:.3g}"] if f.cost_per_thousand is not None else []))
-    return table([*head, *(["cost of 1000"] if priced else [])], rows)
+    return table([*head, *(["cost of\n1000"] if priced else [])], rows)
 
 
 def _rate(rate: Median | None, ratio: Median | None) -> str:

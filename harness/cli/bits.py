@@ -14,8 +14,8 @@ from harness.cli._options import json_option, store_option
 def command(study: str | None, store: Path, as_json: bool) -> int:
     """Say for each question of STUDY about bit-widths which is the lowest that holds against the widest.
 
-    Asked is the base stored at each, an adapter trained on each, and a fine-tuned model served at each. Ends with 5 when
-    the evidence leaves one of them open.
+    Asked is the base stored at each, an adapter trained on each, and a fine-tuned model served at each. Ends with 5
+    when the evidence leaves one of them open.
     """
     import json
 

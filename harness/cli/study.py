@@ -91,6 +91,7 @@ def command(
         click.echo(json.dumps(summary.as_json(), indent=2))
     else:
         click.echo(render(summary))
+        _bits(results.study(spec.name), spec)
         click.echo(f"\nmore: harness show {spec.name}, harness compare ARM ARM --study {spec.name}", err=True)
     for line in _memory_lines(outcome.records, folder):
         click.echo(line, err=True)
@@ -102,6 +103,16 @@ def command(
     how = "with the same command" if all(r.status == "killed" for r in outcome.failed) else "with --retry-failed"
     click.echo(f"run them again {how} once the cause is mended", err=True)
     return 3
+
+
+def _bits(store: "StudyStore", spec: "StudySpec") -> None:
+    """What a study about bit-widths says of them, in short."""
+    from harness.bits import MANY, answer, asks
+    from harness.cli._bits import brief
+
+    if asks(spec, more_than=MANY):
+        click.echo(f"\n{brief(answer(store))}")
+        click.echo(f"\nmore on bit-widths: harness bits {spec.name}", err=True)
 
 
 def _forecaster(spec: "StudySpec", store: Path) -> "Forecaster | None":
