@@ -289,7 +289,7 @@ def test_what_a_served_bit_width_needs_is_looked_for_before_anything_runs(
 
     find = plugins.quantization
     monkeypatch.setattr(plugins, "quantization", lambda name: OnlyOnGpus() if name == "marlin" else find(name))
-    monkeypatch.setattr("harness.environment.gpus", lambda: [])
+    monkeypatch.setattr("harness.environment.gpus", list)
     at = {"full": AT["full"], "fast": {"quantization": "marlin"}}
     with pytest.raises(NotReady) as caught:
         checks.require(make_spec(serve={"at": at}))
