@@ -111,13 +111,14 @@ class Speed(Value):
     decode_seconds: list[float]
     """Of all later tokens."""
     token_seconds: list[float]
-    """Of each later token of the last measurement: latency percentiles."""
+    """Of each later token of all measurements, in their order: latency percentiles."""
     stored_bytes: int
     """The model's weights in memory."""
     prefill_peak_bytes: int | None = None
     """Highest memory above the weights; None where it cannot be measured."""
     decode_peak_bytes: int | None = None
     energy_joules: float | None = None
+    """Of one measurement, prompt and answer of the whole batch, on average; None where there is no meter."""
 
 
 class Interval(Value):

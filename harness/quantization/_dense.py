@@ -1,4 +1,4 @@
-"""Weights in an ordinary floating-point dtype, for the files named after the dtype."""
+"""Weights in one dtype, as they are loaded."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -37,18 +37,26 @@ class Dense:
         remote_code: bool,
     ) -> "PreTrainedModel":
         import torch
-        from transformers import AutoModelForCausalLM
 
-        # the dtype is always named: transformers 5 loads in the checkpoint's own dtype by default
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder,
-            revision=revision,
-            dtype=getattr(torch, self.dtype),
-            device_map={"": device},
-            trust_remote_code=remote_code,
-            use_safetensors=True,
-        )
-        return model
+        return load(folder, dtype=getattr(torch, self.dtype), device=device, revision=revision, remote_code=remote_code)
 
     def bits_stored(self, params: Value, compute: Dtype = "bf16") -> float:
         return self.bits
+
+
+def load(
+    folder: str, *, dtype: "torch.dtype", device: str, revision: str | None, remote_code: bool
+) -> "PreTrainedModel":
+    """The base with all its weights in `dtype`."""
+    from transformers import AutoModelForCausalLM
+
+    # the dtype is always named: transformers 5 loads in the checkpoint's own dtype by default
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder,
+        revision=revision,
+        dtype=dtype,
+        device_map={"": device},
+        trust_remote_code=remote_code,
+        use_safetensors=True,
+    )
+    return model

@@ -1,0 +1,6 @@
+"""HQQ at 3 bits per weight."""
+
+from harness.interfaces import Quantization
+from harness.quantization._hqq import Hqq
+
+plugin: Quantization = Hqq(3)
