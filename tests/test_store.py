@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import typing
 from pathlib import Path
 
@@ -26,6 +27,11 @@ FORECAST: dict[str, typing.Any] = {
     "doubts": ["a model of another kind"],
 }
 
+SPEED: dict[str, typing.Any] = {
+    "served": "nf4", "batch": 2, "context": 8, "new_tokens": 3, "prefill_seconds": [0.5, 0.25],
+    "decode_seconds": [1.0, 2.0], "token_seconds": [0.5, 0.5], "stored_bytes": 7,
+}  # fmt: skip
+
 BARE: dict[str, typing.Any] = {"train": None, "memory": None, "steps": [], "scores": [], "stages": []}
 STATUSES = typing.get_args(Status)
 
@@ -48,6 +54,43 @@ def test_a_record_is_read_back_as_it_was_written(store: StudyStore, make_record:
     kept = store.table("examples").drop(columns=["trial_id", "attempt", "arm", "phase", "seed"])
     assert [Example.model_validate(row) for row in kept.to_dict("records")] == examples
     assert list(store.table("steps")["loss"]) == [s.loss for s in record.steps]
+
+
+def test_a_served_model_and_its_speeds_are_read_back(store: StudyStore, make_record: MakeRecord) -> None:
+    served = {"name": "four", "quantization": "nf4", "way": "merged", "of": "abc"}
+    speeds = [SPEED, {**SPEED, "context": 16, "energy_joules": 2.5, "token_seconds": []}]
+    record = make_record(
+        trial={"phase": "serve", "arm": "lora@four/merged", "served": served},
+        speeds=speeds,
+        stored_bytes=9,
+        disk_bytes=8,
+    )
+    store.write(record)
+    store.write(make_record())
+    read = {r.trial_id: r for r in store.records()}
+    assert read[record.trial_id] == without_lists(record)
+    rows = store.table("trials").set_index("trial_id")
+    assert {k: rows.loc[record.trial_id, f"served_{k}"] for k in served} == served
+    assert rows.loc[record.trial_id, ["stored_bytes", "disk_bytes"]].tolist() == [9, 8]
+    assert rows.drop(record.trial_id)[["served_name", "served_way", "stored_bytes"]].isna().all(axis=None)
+    assert [list(v) for v in store.table("speeds")["prefill_seconds"]] == [[0.5, 0.25]] * 2
+
+
+def test_results_of_schema_2_are_read(store: StudyStore, make_record: MakeRecord) -> None:
+    # from before anything was run after training: fewer columns, no table of speeds, trials that know of neither
+    old, new = make_record(schema_version=2), make_record(trial={"seed": 5}, stored_bytes=9)
+    store.write(old)
+    path = store.folder / "trials" / f"{old.trial_id}-1.parquet"
+    table = pq.read_table(path)
+    trial = {k: v for k, v in json.loads(table["trial"][0].as_py()).items() if k not in {"served", "timed"}}
+    added = {"stored_bytes", "disk_bytes", "reference_seconds", *(c for c in table.column_names if "served_" in c)}
+    table = table.drop_columns([c for c in table.column_names if c in added])
+    table = table.set_column(table.column_names.index("trial"), "trial", pa.array([json.dumps(trial)]))
+    pq.write_table(table.replace_schema_metadata({SCHEMA_KEY: b"2"}), path)
+    shutil.rmtree(store.folder / "speeds")
+    assert store.records() == [without_lists(old)]
+    store.write(new)
+    assert {r.trial_id: r for r in store.records()} == {r.trial_id: without_lists(r) for r in (old, new)}
 
 
 def test_the_main_figures_of_a_forecast_are_columns(store: StudyStore, make_record: MakeRecord) -> None:
@@ -182,7 +225,12 @@ def uneven(store: StudyStore, make_record: MakeRecord) -> StudyStore:
     store.write(
         make_record(trial={"seed": 6}, examples=[example], stages=[bare_stage], steps=[bare_step], scores=[score])
     )
-    store.write(make_record(trial={"seed": 7}, stages=[full_stage], scores=[{**score, "majority": 0.5}]))
+    store.write(
+        make_record(
+            trial={"seed": 7}, stages=[full_stage], scores=[{**score, "majority": 0.5}], speeds=[SPEED], disk_bytes=3
+        )
+    )
+    store.write(make_record(trial={"seed": 8}, speeds=[{**SPEED, "decode_peak_bytes": 5, "token_seconds": []}]))
     return store
 
 

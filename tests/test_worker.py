@@ -81,13 +81,13 @@ def test_a_tuning_run_is_judged_on_validation_rows_only(make_job: MakeJob) -> No
 def test_a_confirming_run_is_judged_on_test_rows_and_kept(make_job: MakeJob) -> None:
     job = make_job(phase="confirm", seed=101, quantization="int8")
     record = worker.run(job, quiet)
-    assert names(record)[-1] == "save"
-    assert [s.task for s in record.scores] == ["validation_loss", "test_loss"]
+    assert names(record)[-2:] == ["save", "reference"]
+    assert [s.task for s in record.scores] == ["validation_loss", "test_loss", "kl_merged", "kl_requantized"]
     assert record.adapter_path is not None
     assert (job.folder / record.adapter_path / "adapter_model.safetensors").is_file()
     (read,) = StudyStore(job.folder).records()
     assert read == record.model_copy(update={"examples": [], "steps": []})
-    assert len(StudyStore(job.folder).table("examples")) == 2 + 3
+    assert len(StudyStore(job.folder).table("examples")) == 2 + 3 + 3 + 3
 
 
 def test_the_base_is_measured_without_training(make_job: MakeJob) -> None:
