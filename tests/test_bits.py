@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeRecord, MakeSpec
+from scipy import stats
+from test_docs import blocks, output_of
 
 from harness import serving
 from harness.bits import Bits, Question, answer, asks, bits_stored
@@ -411,6 +413,19 @@ def test_a_fixed_model_has_the_noise_of_its_items_alone() -> None:
     # d = 0, 1, 0, 0 with mean 1/4: (3/16 + 9/16 + 1) / (3 x 4)
     assert found.variance == pytest.approx(1.75 / 12)
     assert (found.value, found.df, found.seed_share) == (0.25, 3, 0)
+
+
+def test_the_interval_worked_by_hand_is_the_one_of_the_code() -> None:
+    page = Path(__file__).resolve().parent.parent / "docs" / "bits.md"
+    found = fixed(np.array([[0.0, 1, 1, 0]]), np.array([[1.0, 1, 1, 0]]))
+    low, high = found.bounds(0.05)
+    assert found.variance == pytest.approx((0.75**2 + 3 * 0.25**2 + 1) / 12)
+    half = stats.t.ppf(0.975, 3) * found.variance**0.5
+    assert (low, high) == (pytest.approx(-0.25 - half), pytest.approx(-0.25 + half))
+    text = page.read_text(encoding="utf-8")
+    assert f"= {found.variance:.4f} with 3 degrees of freedom: -0.25 -+ {stats.t.ppf(0.975, 3):.3f} x 0.382" in text
+    (code,) = blocks(page, "python")
+    assert output_of(code) == f"{found.value:+.3f} [{low:+.3f}, {high:+.3f}]\n"
 
 
 def test_what_all_seeds_share_cancels() -> None:
