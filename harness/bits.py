@@ -350,18 +350,18 @@ def _measures(case: _Case, evidence: Evidence) -> tuple[list[Measure], list[str]
     kept = {s.task: s.metric for s in reversed(sample.scores if sample else []) if s.role == "retention"}
     same_unit = margin if better else 0.0
     retained = [Measure(RETENTION, sorted(kept.items()), True, same_unit)] if kept else []
-    floor = _floor(sample, metric)
-    if floor is None:
+    at = _at_floor(sample, main)
+    if at is None:
         return [main, *retained, *loss], []
-    return [*retained, *loss], [f"{metric}: {case.reference} is at {floor:.3g}, as a guess would be; nothing to lose"]
+    return [*retained, *loss], [f"{metric}: {case.reference} is at {at:.3g}, no more than the margin above a guess"]
 
 
-def _floor(sample: Record | None, metric: str) -> float | None:
-    """The base's score where it is no better than always giving the most frequent answer."""
-    score = next((s for s in sample.scores if score_name(s) == metric), None) if sample else None
+def _at_floor(sample: Record | None, measure: Measure) -> float | None:
+    """The base's score where it could lose no more than the margin, for a guess would have the rest too."""
+    score = next((s for s in sample.scores if score_name(s) == measure.name), None) if sample else None
     if score is None or score.role == "loss" or not score.higher_is_better:
         return None
-    return score.value if score.value <= (score.majority or 0.0) else None
+    return score.value if score.value - (score.majority or 0.0) <= measure.margin else None
 
 
 def _parts(metric: str) -> tuple[str, str]:

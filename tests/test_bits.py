@@ -158,7 +158,15 @@ def test_the_lowest_bit_width_of_a_base_is_named_by_its_items(base: Fill) -> Non
 def test_a_base_that_can_only_guess_has_nothing_to_lose(base: Fill) -> None:
     found = only(answer(base.store), "base")
     assert [f.measure.name for f in found.findings] == ["retention", "test_loss"]
-    assert found.skipped == ["sums/acc: fp32 is at 0, as a guess would be; nothing to lose"]
+    assert found.skipped == ["sums/acc: fp32 is at 0, no more than the margin above a guess"]
+
+
+def test_what_could_not_lose_the_margin_is_no_evidence_of_equivalence(fill: Callable[..., Fill]) -> None:
+    study = fill()
+    for name, share in zip(AT, (0.88, 0.9, 0.9, 0.9), strict=True):  # a guess has 0.1, the margin is 0.03
+        study.base(name, flipped(np.ones(ITEMS), share), np.ones(ITEMS))
+    found = only(answer(study.store), "base")
+    assert found.skipped == ["sums/acc: fp32 is at 0.12, no more than the margin above a guess"]
 
 
 def test_a_base_that_can_do_the_target_is_held_to_it_first(fill: Callable[..., Fill]) -> None:

@@ -47,8 +47,10 @@ def _title(question: Question) -> str:
 
 def _tables(question: Question) -> Iterator[str]:
     first = question.findings[0].measure.name
-    head = ["stored as", "bits", *(["test loss"] if first != LOSS else []), first]
-    yield table([*head, f"minus {question.reference}", "verdict"], [_quality(question, w) for w in question.widths])
+    head = ["stored as", "bits", *(["test\nloss"] if first != LOSS else []), first]
+    yield table(
+        [*head, f"minus {question.reference}", "verdict"], [_quality(question, w) for w in question.widths], COLUMNS
+    )
     for width in question.widths:
         for odd in width.odd:
             yield from _wrapped(f"odd: {width.name} does {odd}, which theory does not expect")
@@ -56,7 +58,7 @@ def _tables(question: Question) -> Iterator[str]:
     trained = question.kind == "trained"
     head = ["stored as", *(KINDS[k] for k in some), "in memory", "on disk"]
     head += ["train\npeak", "train\ntime"] if trained else []
-    yield table(head, [_sizes(w, some, trained) for w in question.widths]).strip("\n")
+    yield table(head, [_sizes(w, some, trained) for w in question.widths], COLUMNS).strip("\n")
 
 
 def _quality(question: Question, width: Width) -> list[str]:
@@ -77,7 +79,7 @@ def _quality(question: Question, width: Width) -> list[str]:
 
 def _verdict(question: Question, width: Width, verdict: Verdict | None) -> str:
     if width.name == question.reference:
-        word = "compared with" if question.kind == "trained" else "the widest"
+        word = "reference" if question.kind == "trained" else "the widest"
     elif verdict is not None:
         word = verdict.label
     else:
@@ -144,7 +146,7 @@ def _speeds(speeds: Sequence[Figures]) -> str:
         row += [_rate(f.prefill_tokens_per_second, f.prefill_ratio), _rate(f.decode_tokens_per_second, f.decode_ratio)]
         row += [f"{1000 * f.first_token_seconds.value:.3g} ms"]
         rows.append(row + ([f"{f.cost_per_thousand:.3g}"] if f.cost_per_thousand is not None else []))
-    return table([*head, *(["cost of\n1000"] if priced else [])], rows)
+    return table([*head, *(["cost of\n1000"] if priced else [])], rows, COLUMNS)
 
 
 def _rate(rate: Median | None, ratio: Median | None) -> str:

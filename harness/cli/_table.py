@@ -36,8 +36,8 @@ def render(summary: Summary) -> str:
     return "\n".join(lines)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A plain table, as wide as the terminal needs or `WIDTH` where there is none."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None) -> str:
+    """A plain table, as wide as asked for, else as the terminal needs or `WIDTH` where there is none."""
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(head):
         grid.add_column(
@@ -46,7 +46,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     for row in rows:
         grid.add_row(*row)
     terminal = Console()
-    console = Console(file=io.StringIO(), width=terminal.width if terminal.is_terminal else WIDTH, highlight=False)
+    width = width or (terminal.width if terminal.is_terminal else WIDTH)
+    console = Console(file=io.StringIO(), width=width, highlight=False)
     console.print(grid)
     text = console.file.getvalue()  # type: ignore[attr-defined]  # the StringIO from above
     return "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
