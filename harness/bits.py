@@ -294,11 +294,19 @@ def _grids(spec: StudySpec) -> list[list[str]]:
     """Arms that differ in their quantization alone, and in what was tuned."""
     groups: dict[Any, list[str]] = {}
     for name, arm in spec.arms.items():
-        stored = _stored(arm, [])
-        rest = {k: v for k, v in arm.params.items() if k not in stored.params and k != "learning_rate"}
-        groups.setdefault((arm.method, tuple(sorted(rest.items()))), []).append(name)
+        groups.setdefault(_trained_as(arm), []).append(name)
     several = (g for g in groups.values() if len({_key(_stored(spec.arms[n], [])) for n in g}) > 1)
     return list(several)
+
+
+def _trained_as(arm: Arm) -> Any:
+    """The method with its parameters, defaults included; which of them are tuned, but not how far."""
+    try:
+        params = plugins.split_params(arm.method, arm.quantization, arm.params)[0].model_dump()
+    except (PluginError, SpecError):  # of a package that is not here
+        params = {k: v for k, v in arm.params.items() if k != "learning_rate"}
+    given = {k: repr(v) for k, v in params.items() if k not in arm.search}
+    return arm.method, tuple(sorted(given.items())), tuple(sorted(set(arm.search) & set(params)))
 
 
 def _stored(arm: Arm, runs: Sequence[Record]) -> Served:

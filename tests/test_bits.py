@@ -15,6 +15,7 @@ from harness.bits import Bits, Question, answer, asks, bits_stored
 from harness.compare import Refused, compare, matched, tables_of
 from harness.errors import SpecError
 from harness.intervals import difference, fixed, paired
+from harness.methods.lora import Params
 from harness.power import settle
 from harness.record import Example, Record, Score, Speed
 from harness.spec import Served, StudySpec
@@ -410,6 +411,8 @@ def test_arms_of_one_method_ask_when_their_quantizations_differ(make_spec: MakeS
     assert not asks(make_spec(arms=two), more_than=2)
     ranks = {"a": {**arm, "quantization": "fp32", "params": {"rank": 4}}, "b": {**arm, "quantization": "nf4"}}
     assert not asks(make_spec(arms=ranks)), "they differ in more than their bits"
+    default = {"a": {**arm, "quantization": "fp32", "params": {"rank": Params().rank}}, "b": ranks["b"]}
+    assert asks(make_spec(arms=default)), "a default that is spelled out is the same"
 
 
 # the statistics of models that are stored in two ways
