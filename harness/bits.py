@@ -555,12 +555,12 @@ def _odd(case: _Case, measures: Sequence[Measure], examples: pd.DataFrame) -> di
 
 def _wider(a: Served, b: Served) -> bool:
     """Whether theory says that a is at least as good as b: one family, more bits in the codes, all else the same."""
-    if _family(a) != _family(b) or a.params != b.params:
-        return False
     try:
-        return plugins.quantization(a.quantization).bits > plugins.quantization(b.quantization).bits
-    except PluginError:
+        wide, narrow = (plugins.quantization(x.quantization) for x in (a, b))
+        same = wide.params.model_validate(a.params).model_dump() == narrow.params.model_validate(b.params).model_dump()
+    except (PluginError, ValidationError):
         return False
+    return _family(a) == _family(b) and same and wide.bits > narrow.bits
 
 
 def _family(served: Served) -> str:

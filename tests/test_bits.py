@@ -371,6 +371,13 @@ def test_theory_orders_a_family_and_nothing_else(fill: Callable[..., Fill]) -> N
     assert not any(w.odd for w in only(answer(study.store), "base").widths), "nf4 is of another family than hqq8"
 
 
+def test_more_scales_may_make_up_for_fewer_bits(fill: Callable[..., Fill]) -> None:
+    study = fill(at={"fp32": "fp32", "hqq4": "hqq4", "hqq2": {"quantization": "hqq2", "params": {"group_size": 16}}})
+    for name, share in (("fp32", 0.0), ("hqq4", 0.2), ("hqq2", 0.0)):
+        study.base(name, flipped(np.ones(ITEMS), share))
+    assert not any(w.odd for w in only(answer(study.store), "base").widths)
+
+
 def test_rows_come_by_bits_as_stored(fill: Callable[..., Fill]) -> None:
     study = fill(at={"fp32": "fp32", "two": "hqq2", "nf4": "nf4", "eight": "hqq8"})
     for name in study.spec.serve.at:
