@@ -174,7 +174,7 @@ class Forecaster:
                 "controls.train.compute_dtype=fp16 is what it is made for"
             )
         if processor.kind == "cpu" and fits(processor, self.memory(trial)) == "likely":
-            yield "runs on all cores at a time need more memory than there is: harness study --workers 1 makes one"
+            yield "runs on all cores at a time need more memory than there is; with --workers 1 harness study makes one"
         if not optimizers.kept(train.optimizer).known:
             yield f"what {train.optimizer} keeps is not known here: its state is counted as AdamW's"
         if trial.phase != "search":
