@@ -265,7 +265,7 @@ def _adapter_dtype(row: Row) -> Dtype:
 def _optimizer(row: Row) -> str:
     name = str(row["optimizer"] or "adamw_torch").lower()
     if _is_litgpt(row) and row["method"] == "qlora":
-        return "paged_adamw"  # LitGPT takes bitsandbytes' where the base is quantized
+        return "paged_adamw_32bit"  # LitGPT takes bitsandbytes' where the base is quantized
     if "8bit" in name:
         return "paged_adamw_8bit" if "paged" in name else "adamw_8bit"
     if "torchtune" in str(row["source"]) and name == "adamw":

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from harness import plugins, serving, workload
 from harness.forecast import processors
@@ -17,6 +17,8 @@ from harness.trial import ZERO_SHOT, Phase, Trial
 
 CHANCE = 0.8
 """With which the smallest difference would be shown."""
+LEANER = {"adamw_torch": ("adamw_torch_fused", "adamw_bnb_8bit", "paged_adamw_8bit")}
+"""Optimizers that need less memory: the same arithmetic without copies, 8-bit state, state that the driver may move."""
 FEWER_BITS = ("int8", "nf4")
 """Quantizations to fall back on, in this order."""
 SHORTER = (1, 2, 4)
@@ -269,7 +271,7 @@ def _arm(forecaster: Forecaster, name: str) -> ArmPlan:
         cost=None if per_hour is None else times(seconds, per_hour / 3600),
         disk_bytes=0 if confirm.fits == "no" else sum(forecaster.kept_bytes(t) for t in confirming),
         nearest=nearest(forecaster, name) if confirm.fits in {"no", "uncertain"} else None,
-        cheapest_card=cheapest_card(confirming[0], forecaster) if confirm.fits == "no" else None,
+        cheapest_card=cheapest_card(confirming[0], forecaster) if confirm.fits in {"no", "uncertain"} else None,
     )
 
 
@@ -285,41 +287,68 @@ def room(forecaster: Forecaster, trial: Trial) -> int | None:
 
 
 def cheapest_card(trial: Trial, forecaster: Forecaster) -> str | None:
-    """The name of the cheapest card in the table that holds a trial as it is; None if none does."""
+    """The name of the cheapest card in the table that holds a trial as it is; None if none does, and on a CPU."""
+    if forecaster.processor.kind != "cuda":
+        return None
     for card in sorted(map(processors.find, processors.known()), key=lambda c: c.per_hour or math.inf):
         if fits(card, forecaster.memory(trial, card)) in {"yes", "likely"}:
             return card.name
     return None
 
 
+Change = tuple[tuple[str, ...], Trial]
+"""Overrides, and the trial that they make."""
+
+
 def nearest(forecaster: Forecaster, name: str) -> Alternative | None:
     """The first change that lets an arm fit; None if none does."""
-    for overrides, trial in _changes(forecaster.spec, name):
-        if fits(forecaster.processor, forecaster.memory(trial)) in {"yes", "likely"}:
+
+    def fit(trial: Trial) -> bool:
+        return fits(forecaster.processor, forecaster.memory(trial)) in {"yes", "likely"}
+
+    for group in _changes(forecaster.spec, name):
+        if fit(group[-1][1]):  # the smallest batches; where these do not fit, no larger ones do
+            overrides, trial = next(change for change in group if fit(change[1]))
             return Alternative(overrides=overrides, forecast=forecaster.trial(trial))
     return None
 
 
-def _changes(spec: StudySpec, name: str) -> Iterator[tuple[tuple[str, ...], Trial]]:
+def _changes(spec: StudySpec, name: str) -> Iterator[list[Change]]:
     """Changes that need less memory, what is least of a change first: smaller batches of evaluation, which change no
-    result, smaller micro-batches at the same effective batch, checkpointing, fewer bits, shorter rows; each on top of
-    what was tried before it."""
+    result, smaller micro-batches at the same effective batch, leaner optimizers where every weight is trained,
+    checkpointing, fewer bits, shorter rows; each on top of what was tried before it. In groups that differ in batches
+    alone, the smallest last."""
     before = trial_of(spec, name, "confirm", spec.confirm.seeds[0])
-    train, evaluate = spec.controls.train, spec.controls.evaluate
-    micro = train.micro_batch or train.batch
-    for length, quantization, checkpointing, smaller, asked in itertools.product(
-        [train.max_length // factor for factor in SHORTER],
+    train = spec.controls.train
+    whole = plugins.method(before.method).trains == "everything"
+    leaner = LEANER.get(train.optimizer, ()) if whole else ()
+    for length, quantization, checkpointing, optimizer in itertools.product(
+        [train.max_length // factor for factor in SHORTER if train.max_length // factor > 1],
         [before.quantization, *_fewer_bits(before)],
         sorted({train.gradient_checkpointing, True}),
-        [n for n in _halves(micro) if train.batch % n == 0],
-        _halves(evaluate.batch),
+        [train.optimizer, *leaner],
     ):
-        values = {"micro_batch": smaller, "gradient_checkpointing": checkpointing, "max_length": length}
-        changed = {k: v for k, v in values.items() if v != (micro if k == "micro_batch" else getattr(train, k))}
+        values = {"optimizer": optimizer, "gradient_checkpointing": checkpointing, "max_length": length}
+        if group := list(_smaller(spec, name, before, quantization, values)):
+            yield group
+
+
+def _smaller(
+    spec: StudySpec, name: str, before: Trial, quantization: str, values: Mapping[str, Scalar]
+) -> Iterator[Change]:
+    """A change of training at smaller and smaller batches."""
+    train, evaluate = spec.controls.train, spec.controls.evaluate
+    micro = train.micro_batch or train.batch
+    for smaller, asked in itertools.product(
+        [n for n in _halves(micro) if train.batch % n == 0], _halves(evaluate.batch)
+    ):
+        changed = {k: v for k, v in values.items() if v != getattr(train, k)}
+        if smaller != micro:
+            changed["micro_batch"] = smaller
         overrides = [f"controls.evaluate.batch={asked}"] if asked != evaluate.batch else []
         overrides += [f"controls.train.{k}={str(v).lower()}" for k, v in changed.items()]
         overrides += _requantize(spec, name, quantization)
-        if overrides and length > 1:
+        if overrides:
             controls = before.controls.model_copy(
                 update={
                     "train": train.model_copy(update=changed),

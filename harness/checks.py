@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from harness import __version__, environment, plugins, serving, sources
-from harness.errors import DataError, HarnessError, NotReady, SpecError
+from harness.errors import DataError, HarnessError, NotReady, SpecError, did_you_mean
+from harness.forecast import optimizers
 from harness.spec import Arm, ModelSource, Scalar, StudySpec
 from harness.trackers._connection import answers, endpoint, has_key
 
@@ -59,7 +60,12 @@ def check(spec: StudySpec, store: Path = Path("results")) -> list[Check]:
 
 
 def check_arms(spec: StudySpec) -> None:
-    """Raises PluginError or SpecError for an arm that no trial could run, or that none could serve."""
+    """Raises PluginError or SpecError for an arm, or an optimizer, with which no trial could run or be served."""
+    optimizer = spec.controls.train.optimizer
+    if optimizer not in optimizers.NAMES:
+        raise SpecError(
+            f"controls.train.optimizer: no optimizer {optimizer!r}; {did_you_mean(optimizer, optimizers.NAMES)}"
+        )
     for name, arm in spec.arms.items():
         try:
             method, quantization = plugins.method(arm.method), plugins.quantization(arm.quantization)

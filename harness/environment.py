@@ -1,5 +1,6 @@
 """The machine a trial ran on: hardware, packages, commit. Nothing here imports a deep-learning library."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -17,7 +18,13 @@ PACKAGES = (
 )  # fmt: skip
 """The packages whose versions can move a result."""
 
-MACHINE_VARIABLES = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF", "NVIDIA_TF32_OVERRIDE")
+MACHINE_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "NVIDIA_TF32_OVERRIDE",
+)
 
 
 def describe() -> dict[str, Any]:
@@ -27,7 +34,7 @@ def describe() -> dict[str, Any]:
         "commit": git_commit(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu_capability": _cpu_capability(),
         "cores": psutil.cpu_count(logical=True),
         "memory_bytes": psutil.virtual_memory().total,
@@ -107,7 +114,21 @@ def _git(folder: Path, *arguments: str) -> str:
     ).stdout.strip()
 
 
-def _cpu_name() -> str:
+def memory_bytes() -> int:
+    """What this machine has, or what its container may use."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    total = int(psutil.virtual_memory().total)
+    with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+        return min(total, int(limit.read_text()))
+    return total
+
+
+def cores() -> int:
+    """CPU cores that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

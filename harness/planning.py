@@ -8,11 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any, NamedTuple, cast
 
-import psutil
-
-from harness import plugins, workload
+from harness import environment, plugins, workload
 from harness.errors import SpecError
-from harness.forecast import activations, catalogue, processors, time
+from harness.forecast import activations, catalogue, optimizers, processors, time
 from harness.forecast.memory import Memory, Phase, memory, weights
 from harness.forecast.processors import Processor
 from harness.forecast.setup import BYTES, HARNESS, Setup
@@ -32,6 +30,8 @@ HEADROOM = 0.95
 """A run is said to fit when it needs no more than this share of the card: the desktop and the driver take theirs."""
 ALLOCATED_SPREAD = 0.04
 """Half-width of the 90 % interval of the sum of tensors, as a share."""
+RUNTIME = 1 << 30
+"""Bytes of a trial's process beside its tensors: Python, torch and the libraries."""
 PREPARATION = Interval(low=0.3, mid=1.0, high=4.0)
 """Seconds that setting the trainer up takes: its own, the data loader's and the optimizer's."""
 ADAPT_SECONDS_PER_LAYER = 0.003
@@ -89,7 +89,7 @@ class Forecaster:
         tensors = activations.tensors(setup) if _trains(trial) else None
         allocated, phase, components = _peak(needed, None if cuda else tensors)
         return Forecast(
-            allocated_bytes=_around(allocated, ALLOCATED_SPREAD),
+            allocated_bytes=_allocated(allocated, setup),
             reserved_bytes=needed.reserved if cuda else None,
             process_bytes=needed.process if cuda else None,
             peak_phase=phase,
@@ -123,20 +123,21 @@ class Forecaster:
             process=total([held, Interval(low=0.8 * context, mid=context, high=context), OUTSIDE]),
         )
         if not _trains(trial):
-            return alone
+            return _with_doubt(alone, setup)
         training = memory(setup, card, context)
-        return Memory(
+        both = Memory(
             phases=(*training.phases, evaluation),
             reserved=_higher(training.reserved, alone.reserved),
             process=_higher(training.process, alone.process),
         )
+        return _with_doubt(both, setup)
 
     def setup(self, trial: Trial, length: int | None = None) -> Setup:
         """The trial's run on batches of its longest rows, or of a given length."""
         trial = _held(trial)
-        train = trial.training
+        train, rows = trial.training, self._rows(trial)
+        micro = min(train.per_pass, rows.train)  # there are no more rows than there are
         stored = _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items())))
-        rows = self._rows(trial)
         return Setup(
             architecture=self.architecture,
             full=stored.trains == "everything",
@@ -147,12 +148,12 @@ class Forecaster:
             compute=train.compute_dtype,
             adapter_dtype=train.adapter_dtype,
             optimizer=train.optimizer,
-            micro_batch=train.per_pass,
-            accumulation=train.batch // train.per_pass,
+            micro_batch=micro,
+            accumulation=max(1, min(train.batch, rows.train) // micro),
             length=max(2, length or rows.longest),
             checkpointing=train.gradient_checkpointing,
             loss="chunked",  # TRL 1.16's `nll`: head and loss a tile of logits at a time
-            padded=train.per_pass > 1 and rows.lengths[0] < rows.longest,
+            padded=micro > 1 and rows.lengths[0] < rows.longest,
             profile=HARNESS.model_copy(update={"autocast": train.compute_dtype != "fp32"}),
         )
 
@@ -174,6 +175,16 @@ class Forecaster:
         yield from self.architecture.doubts
         yield from self.processor.doubts if self._rates(trial) is COLD else ()
         yield from self.rows.doubts
+        train, processor = trial.training, self.processor
+        if processor.kind == "cuda" and train.compute_dtype not in processor.flops:
+            yield (
+                f"{processor.name} has no units for {train.compute_dtype}: products are slow there; "
+                "controls.train.compute_dtype=fp16 is what it is made for"
+            )
+        if processor.kind == "cpu" and fits(processor, self.memory(trial)) == "likely":
+            yield "runs on all cores at a time need more memory than there is; with --workers 1 harness study makes one"
+        if not optimizers.kept(train.optimizer).known:
+            yield f"what {train.optimizer} keeps is not known here: its state is counted as AdamW's"
         if trial.phase != "search":
             yield from self._task_doubts
 
@@ -256,7 +267,8 @@ class Forecaster:
     def _tokens_per_second(self, trial: Trial) -> float | None:
         if not _trains(trial):
             return None
-        return trial.training.batch * self._rows(trial).mean / self._step(trial, self._rates(trial)).mid
+        rows = self._rows(trial)
+        return min(trial.training.batch, rows.train) * rows.mean / self._step(trial, self._rates(trial)).mid
 
     def _rows(self, trial: Trial) -> Rows:
         return self.rows.cut(trial.training.max_length)
@@ -323,13 +335,44 @@ class Forecaster:
 def fits(processor: Processor, needed: Memory) -> Fit:
     """Whether there is room: on the card for the process, on a CPU in the machine's memory for the tensors."""
     if processor.kind != "cuda":
-        return "yes" if needed.allocated <= psutil.virtual_memory().total else "no"
+        return _fits_machine(needed.allocated + RUNTIME, environment.memory_bytes(), environment.cores())
     card, process = processor.memory_bytes, needed.process
     if card is None or process.high <= HEADROOM * card:
         return "yes"
     if process.low > card:
         return "no"
     return "likely" if process.mid <= HEADROOM * card else "uncertain"
+
+
+def _fits_machine(needed: int, machine: int, cores: int) -> Fit:
+    """Whether a trial fits into a machine's memory: a study runs one on each core at a time."""
+    if needed > machine:
+        return "no"
+    return "yes" if cores * needed <= HEADROOM * machine else "likely"
+
+
+def _allocated(count: int, setup: Setup) -> Interval:
+    found = _around(count, ALLOCATED_SPREAD)
+    return found.model_copy(update={"high": found.high + _passed_over(setup)})
+
+
+def _with_doubt(needed: Memory, setup: Setup) -> Memory:
+    """Bounds of what is held around those of the tensors within."""
+    spread = ALLOCATED_SPREAD * needed.allocated
+    more = spread + _passed_over(setup)
+
+    def wider(held: Interval) -> Interval:
+        return Interval(low=held.low - spread, mid=held.mid, high=held.high + more)
+
+    return needed.model_copy(update={"reserved": wider(needed.reserved), "process": wider(needed.process)})
+
+
+def _passed_over(setup: Setup) -> int:
+    """What quantization would not save if it passed over the experts of a mixture, which are no linear layers."""
+    if not setup.quantized or setup.architecture.experts == 1:
+        return 0
+    saved = BYTES[setup.compute] - setup.weight_bits / 8
+    return round(saved * setup.architecture.linear_parameters)
 
 
 def _rates_of(logs: Sequence[float], source: str) -> Rates:
@@ -391,7 +434,7 @@ def _ran_on(record: Record, processor: Processor) -> bool:
     """Whether a run was on such a processor: a GPU that goes by the same name in the table, or a CPU."""
     gpus = record.environment.get("gpus") or []
     if record.trial.controls.device == "cpu" or not gpus:
-        return processor.kind == "cpu"
+        return processor.kind == "cpu" and record.environment.get("cpu") == environment.cpu_name()
     name = str(gpus[0].get("name"))
     with contextlib.suppress(SpecError):  # not in the table: by its own name
         name = processors.find(name).name

@@ -11,6 +11,7 @@ import pytest
 from conftest import MakeRecord, MakeSpec
 from test_cli import ends_with
 
+from harness import environment
 from harness.budget import Plan
 from harness.cli._bars import FILLS, Pen, bars, cells
 from harness.forecast import processors
@@ -162,7 +163,9 @@ def test_finished_runs_sharpen_the_times(
     study = Path(__file__).parent.parent / "studies" / "tiny-methods.yaml"
     assert "Times: by the table of processors alone" in printed(capsys, "plan", str(study))
     store = Store(tmp_path / "results").open(make_spec(name="s"))
-    store.write(make_record())
+    store.write(make_record(environment={"cpu": "another CPU"}))
+    assert "Times: by the table of processors alone" in printed(capsys, "plan", str(study))
+    store.write(make_record(attempt=2, environment={"cpu": environment.cpu_name()}))
     assert "Times: sharpened by 1 run on cpu" in printed(capsys, "plan", str(study))
 
 
@@ -196,3 +199,36 @@ def test_colour_tells_parts_apart_where_it_is_on_and_fills_where_it_is_off() -> 
     assert set(bars(rows, None, 1.0, 60, Pen(colour=False))[0].split()[1]) == set(FILLS[:2])
     plain = "".join(bars(rows, 3.0, 1.0, 60, Pen(colour=False, unicode=False)))
     assert plain.isascii()
+
+
+def test_a_study_whose_arms_cannot_be_compared_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, *LLAMA)  # full, which the others are compared with, does not fit
+    assert "this plan can show no difference: what is compared does not fit" in out.replace("\n  ", " ")
+    alone = printed(capsys, *LLAMA[:2], "--gpu", "H200")
+    assert "This plan can show a difference of" in alone
+
+
+def test_a_misspelt_optimizer_is_refused_before_anything_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends_with(*LLAMA, "controls.train.optimizer=adamw_torch_fussed") == 2
+    assert "did you mean adamw_torch_fused?" in capsys.readouterr().err
+
+
+def test_an_optimizer_that_is_not_modelled_is_planned_with_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "what galore_adamw keeps is not known here" in printed(
+        capsys, *LLAMA, "controls.train.optimizer=galore_adamw"
+    )
+
+
+def test_a_card_without_the_asked_dtype_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "T4 has no units for bf16" in printed(capsys, *LLAMA[:2], "--gpu", "T4")
+    assert "no units for" not in printed(capsys, *LLAMA[:2], "--gpu", "T4", "controls.train.compute_dtype=fp16")
+
+
+def test_a_bare_number_is_taken_for_a_size_that_lacks_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends_with(*LLAMA[:2], "--gpu", "24") == 2
+    assert "a card of that size is '24 GB'" in capsys.readouterr().err
+
+
+def test_options_that_a_score_would_ignore_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends_with("plan", "tiny-methods", "--score", "--gpu", "H100") == 2
+    assert "leave out --gpu" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from harness.forecast.memory import Memory
 from harness.forecast.processors import Processor
 from harness.forecast.setup import HARNESS, Setup
 from harness.intervals import Difference, Spread
-from harness.planning import HEADROOM, USUAL_SCATTER, Forecaster, _rates_of, fits
+from harness.planning import HEADROOM, USUAL_SCATTER, Forecaster, _fits_machine, _rates_of, fits
 from harness.record import Fit, Forecast, Interval, Record, Stage, TensorBytes, Training
 from harness.spec import StudySpec
 from harness.trial import Trial
@@ -561,3 +561,34 @@ def test_comparing_is_judged_by_what_comparing_took(serving_spec: StudySpec, mak
     assert forecast(reference=100.0) == pytest.approx(100, rel=0.01)
     asked = served(serving_spec, "base", "bf16")  # nothing is merged there
     assert forecast(reference=100.0) == forecast(reference=1.0)
+
+
+@pytest.mark.parametrize("name", ["full", "lora", "qlora"])
+def test_what_holds_the_tensors_is_never_forecast_below_them(make_spec: MakeSpec, name: str) -> None:
+    spec = llama(make_spec)
+    found = Forecaster(spec, card(80)).trial(trial_of(spec, name, "search"))
+    assert found.reserved_bytes is not None and found.process_bytes is not None
+    for bound in ("low", "mid", "high"):
+        kinds = [getattr(i, bound) for i in (found.allocated_bytes, found.reserved_bytes, found.process_bytes)]
+        assert kinds == sorted(kinds), bound
+
+
+def test_a_batch_holds_no_more_rows_than_there_are(make_spec: MakeSpec) -> None:
+    spec = llama(make_spec, controls={"train": {"batch": 1 << 20, "micro_batch": 1 << 20, "epochs": 1}})
+    forecaster = Forecaster(spec, card(80))
+    setup = forecaster.setup(trial_of(spec, "lora", "search"))
+    assert (setup.micro_batch, setup.accumulation) == (forecaster.rows.train, 1)
+    assert forecaster.steps(trial_of(spec, "lora", "search")) == 1
+
+
+def test_a_mixture_may_be_as_large_as_if_its_experts_were_not_quantized(make_spec: MakeSpec) -> None:
+    spec = llama(make_spec, controls={"model": {"id": "mistralai/Mixtral-8x7B-v0.1"}})
+    found = Forecaster(spec, card(80)).trial(trial_of(spec, "qlora", "search"))
+    assert found.process_bytes is not None
+    assert found.process_bytes.high > 2 * 45e9  # 45 billion weights in 16 bits
+    assert found.fits in {"likely", "uncertain"}
+
+
+@pytest.mark.parametrize(("needed", "expected"), [(4, "yes"), (6, "likely"), (11, "no")])
+def test_a_machine_needs_room_for_a_run_on_every_core(needed: int, expected: Fit) -> None:
+    assert _fits_machine(needed * GIB, 10 * GIB, cores=2) == expected

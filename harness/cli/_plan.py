@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from harness.budget import ArmPlan, Plan
 from harness.cli._bars import Pen, bars
-from harness.planning import times
+from harness.planning import HEADROOM, times
 from harness.record import Forecast, Interval
 from harness.scoring import Error, ForecastScore
 
@@ -116,16 +116,21 @@ def _notes(plan: Plan) -> Iterable[str]:
         if arm.confirm.fits == "no":
             yield f"{arm.arm} does not fit: its runs are recorded as such and not made. {_nearest(arm)}"
         elif arm.confirm.fits == "uncertain":
-            yield f"{arm.arm} may not fit: whether it does is seen when it runs. {_nearest(arm)}"
+            card = (plan.processor.memory_bytes or 0) / GIB
+            yield (
+                f"{arm.arm} may not fit: {_need(arm.confirm)} of {card:.1f}, of which "
+                f"{100 * (1 - HEADROOM):.0f} % are kept free; it is seen when it runs. {_nearest(arm)}"
+            )
     mended = [a.nearest for a in plan.arms if a.nearest]
     if any(override.startswith("controls.") for nearest in mended for override in nearest.overrides):
         yield "What stands under controls holds for every arm, so that arms stay comparable."
     lost = [arm.arm for arm in plan.arms if arm.confirm.fits == "no"]
     left = [arm.arm for arm in plan.arms if arm.confirm.fits != "no"]
     if plan.compared_with in lost and left:
+        without = [f"arms.{name}=null" for name in lost]
         yield (
-            f"The other arms are compared with {plan.compared_with}. To compare them among themselves:"
-            f"\narms.{plan.compared_with}=null objective.baseline={left[0]}"
+            f"Without {plan.compared_with} there is nothing that the other arms are compared with. To compare them "
+            f"among themselves:\n{' '.join(without)} objective.baseline={left[0]}"
         )
 
 
@@ -134,7 +139,7 @@ def _nearest(arm: ArmPlan) -> str:
     if nearest is not None:
         return f"The nearest that fits, {_need(nearest.forecast)}:\n{shlex.join(nearest.overrides)}"
     elsewhere = f"; {arm.cheapest_card} holds it as it is" if arm.cheapest_card else ""
-    return f"No smaller batch, checkpointing, fewer bits or shorter rows make it fit{elsewhere}."
+    return f"No smaller batch, leaner optimizer, checkpointing, fewer bits or shorter rows make it fit{elsewhere}."
 
 
 def _need(forecast: Forecast) -> str:
@@ -143,6 +148,9 @@ def _need(forecast: Forecast) -> str:
 
 def _detectable(plan: Plan) -> str:
     found = plan.detectable
+    lost = {arm.arm for arm in plan.arms if arm.confirm.fits == "no"}
+    if plan.compared_with in lost or len(plan.arms) - len(lost) < 2:
+        return "As it stands this plan can show no difference: what is compared does not fit."
     size = f"{found.seeds} seeds" + (f" x {found.items} items" if found.items else "")
     if found.difference is None:
         return f"The smallest difference on {found.metric} that {size} can show: {found.basis}."

@@ -40,6 +40,8 @@ def command(
     interval coverage of the forecasts that the records of STUDY, or of all studies, carry.
     """
     if score:
+        if gpu is not None or probe or overrides:
+            raise click.UsageError("--score reads finished runs; leave out --gpu, --probe and KEY=VALUE.", ctx)
         _score(study, store, as_json)
         return
     if study is None:

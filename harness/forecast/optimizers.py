@@ -34,7 +34,6 @@ OPTIMIZERS: dict[str, Kept] = {
     "adamw_torch_8bit": Kept(fixed=2 * EIGHT_BIT),
     "adamw_bnb_8bit": Kept(fixed=2 * EIGHT_BIT),
     "adamw_8bit": Kept(fixed=2 * EIGHT_BIT),
-    "paged_adamw": Kept(states=2, paged=True),
     "paged_adamw_32bit": Kept(fixed=8, paged=True),
     "paged_adamw_8bit": Kept(fixed=2 * EIGHT_BIT, paged=True),
     "ademamix": Kept(states=3),
@@ -58,6 +57,16 @@ OPTIMIZERS: dict[str, Kept] = {
     "stable_adamw": Kept(states=2, temporary=1),
 }
 """Sources: torch.optim, bitsandbytes and transformers.training_args.OptimizerNames."""
+
+NOT_MODELLED = (
+    "adamw_torch_xla", "adamw_torch_npu_fused", "galore_adamw", "galore_adamw_8bit", "galore_adafactor",
+    "galore_adamw_layerwise", "galore_adamw_8bit_layerwise", "galore_adafactor_layerwise", "lomo", "adalomo",
+    "grokadamw", "schedule_free_radam", "apollo_adamw", "apollo_adamw_layerwise",
+)  # fmt: skip
+"""Further names that transformers takes."""
+
+NAMES = frozenset([*OPTIMIZERS, *NOT_MODELLED])
+"""Every name that transformers takes."""
 
 UNKNOWN = Kept(states=2, temporary=1, known=False)
 

@@ -127,6 +127,8 @@ def find(name: str) -> Processor:
         return _read(Path(name)).processor()
     if size := re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:gb|gib|g)", name.strip().lower()):
         return nameless(float(size[1]))
+    if re.fullmatch(r"\d+(?:\.\d+)?", name.strip()) and _key(name) not in _by_key():
+        raise SpecError(f"no GPU {name!r}", f"a card of that size is '{name.strip()} GB'")
     found = _by_key().get(_key(name))
     if found is None:
         raise SpecError(

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from harness import environment
 from harness.interfaces import Event, Interrupted, Job, Launcher
 from harness.record import Record, Status
 from harness.store import StudyStore
@@ -44,11 +45,6 @@ ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Either configures PyTorch's allocator; ours grows its segments in place, so that little is lost between lengths."""
 
 
-def cores() -> int:
-    """CPU cores that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def server_variables(user: Mapping[str, str], threads: int) -> dict[str, str]:
     """What is added to the user's environment for the server and so for every trial."""
     added = SERVER_VARIABLES | {"OMP_NUM_THREADS": str(threads)}
@@ -66,7 +62,7 @@ class Local:
     def __init__(self, gpus: list[int] | None = None, workers: int | None = None) -> None:
         """Args: gpus: indices to use, empty for the CPU; workers: trials at a time on the CPU."""
         self.gpus = gpus or []
-        self.slots = len(self.gpus) or workers or cores()
+        self.slots = len(self.gpus) or workers or environment.cores()
         self.threads = 1 if not self.gpus else max(1, (os.cpu_count() or 1) // self.slots)
         self._free: queue.Queue[int | None] = queue.Queue()
         for slot in range(self.slots):
