@@ -101,7 +101,7 @@ def _stored(setup: Setup, linear: Linear) -> int:
     weights = linear.inputs * linear.outputs
     if setup.quantization == "int8":
         return weights + 4 * linear.outputs
-    if setup.quantization == "torchao8":
+    if setup.quantization.startswith("torchao"):
         return weights + (4 + 1) * linear.outputs  # a scale in fp32 and a zero point of a byte
     if setup.quantization in {"nf4", "fp4"}:
         blocks = math.ceil(weights / BLOCK)

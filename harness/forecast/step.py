@@ -456,7 +456,7 @@ class Step:
         del first
         copy = meter.tensor(elements, width)
         out = meter.tensor(inputs // projection.linear.inputs * outputs, width)
-        kept = copy if self.setup.quantization == "torchao8" and x.flows else None
+        kept = copy if self.setup.quantization.startswith("torchao") and x.flows else None
         del copy, second
 
         def backward(grad: Tensor) -> Sequence[Tensor]:
