@@ -2,9 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from harness import plugins, workload
+from harness import plugins, serving, workload
 from harness.forecast import processors
 from harness.forecast.processors import Processor
 from harness.intervals import Difference
@@ -60,6 +60,16 @@ class ArmPlan(Value):
     """Where it does not fit: the card of the table with the lowest price per hour that holds it as it is."""
 
 
+class ServedPlan(Value):
+    """All trials in which the base and confirmed runs' models are evaluated at other bit-widths."""
+
+    runs: int
+    largest: Forecast
+    """Of the trial that needs the most memory."""
+    seconds: Interval
+    """Of those that may fit."""
+
+
 class Detectable(Value):
     """The smallest difference that the plan can show."""
 
@@ -84,6 +94,8 @@ class Plan(Value):
     """The arm that the others are compared with."""
     baseline: Forecast
     """The run that measures the base before any training."""
+    served: "ServedPlan | None" = None
+    """What is run after training; None where nothing is."""
     runs: int
     """That will be run: those that do not fit are left out."""
     seconds: Interval
@@ -113,7 +125,9 @@ def plan(
     arms = tuple(_arm(forecaster, name) for name in spec.arms)
     baseline = forecaster.trial(trial_of(spec, spec.baseline, "baseline"))
     ran = [a for a in arms if a.confirm.fits != "no"]
+    served = _served(forecaster, {a.arm for a in ran})
     parts = [*(a.seconds for a in ran), *([baseline.seconds] if baseline.fits != "no" else [])]
+    parts += [served.seconds] if served else []
     seconds = total(parts)
     per_hour = forecaster.per_hour
     rows = forecaster.rows
@@ -125,7 +139,8 @@ def plan(
         arms=arms,
         compared_with=spec.baseline,
         baseline=baseline,
-        runs=sum(a.trials + a.seeds for a in ran) + (baseline.fits != "no"),
+        served=served,
+        runs=sum(a.trials + a.seeds for a in ran) + (baseline.fits != "no") + (served.runs if served else 0),
         seconds=seconds,
         cost=None if per_hour is None else times(seconds, per_hour / 3600),
         currency="$" if spec.prices.per_hour is None else spec.prices.currency,  # the table's prices are in dollars
@@ -135,8 +150,33 @@ def plan(
         rows={"train": rows.train, "mean_tokens": rows.mean, "longest": rows.longest, "source": rows.source},
         detectable=detectable(spec, noise),
         calibration="; ".join(dict.fromkeys(f.calibration for f in forecasts)),
-        doubts=tuple(dict.fromkeys([*(d for f in forecasts for d in f.doubts), *_over_time(spec, ran)])),
+        doubts=tuple(
+            dict.fromkeys([*(d for f in forecasts for d in f.doubts), *_over_time(spec, ran), *_untimed(spec)])
+        ),
     )
+
+
+def _served(forecaster: Forecaster, ran: Collection[str]) -> ServedPlan | None:
+    """The plan of what is run after training, of the base and of the arms that ran."""
+    spec = forecaster.spec
+    forecasts = [forecaster.trial(t) for t in serving.of_base(spec, trial_of(spec, spec.baseline, "baseline"))]
+    for name in serving.served_arms(spec) if spec.serve.at else ():
+        if name in ran:
+            run = trial_of(spec, name, "confirm", spec.confirm.seeds[0])
+            forecasts += [forecaster.trial(t) for t in serving.of_run(spec, run)] * len(spec.confirm.seeds)
+    fitting = [f for f in forecasts if f.fits != "no"]
+    if not forecasts:
+        return None
+    return ServedPlan(
+        runs=len(fitting),
+        largest=max(forecasts, key=lambda f: f.allocated_bytes.mid),
+        seconds=total(f.seconds for f in fitting),
+    )
+
+
+def _untimed(spec: StudySpec) -> Iterator[str]:
+    if serving.planned(spec).get("speed"):
+        yield "the trial that times answers at every bit-width is not in these figures: it holds all models at once"
 
 
 def _over_time(spec: StudySpec, arms: Iterable[ArmPlan]) -> Iterator[str]:

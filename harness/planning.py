@@ -38,6 +38,10 @@ ADAPT_SECONDS_PER_LAYER = 0.003
 """To put an adapter beside one linear layer, on the host."""
 DISK_BYTES_PER_SECOND = 0.5e9
 """To write a checkpoint; a laptop's SSD and a rented machine's network disk lie on either side."""
+UNIT = Interval(low=0.5, mid=1.0, high=3.0)
+"""By what writing a whole model may be faster or slower than expected."""
+COMPARED_ROWS = 64
+"""Test rows on which a model is held against its other forms (`harness.evaluate.REFERENCE_ROWS`)."""
 MEASURED_STEPS = 2
 """Forward and backward passes on the longest batch by which a trial measures its own memory."""
 OTHER_SPREAD = 0.45
@@ -61,7 +65,8 @@ class Forecaster:
         self.spec = spec
         self.processor = processor
         self.architecture = catalogue.find(spec.controls.model.id, spec.controls.model.revision)
-        known = [r for r in records if r.status == "done" and r.trial.controls.model == spec.controls.model]
+        done = (r for r in records if _measures(r))
+        known = [r for r in done if r.trial.controls.model == spec.controls.model]
         self.rows = workload.rows_of(spec.controls, known)
         self.asked, self._task_doubts = workload.asked_of(spec.controls)
         self._known = _one_stack([r for r in known if _ran_on(r, processor)])
@@ -70,7 +75,7 @@ class Forecaster:
         """The same with further finished runs of this study, whose times sharpen the forecast."""
         other = copy.copy(self)
         other.__dict__.pop("_calibrations", None)
-        done = [r for r in records if r.status == "done" and _ran_on(r, self.processor)]
+        done = [r for r in records if _measures(r) and _ran_on(r, self.processor)]
         other._known = _one_stack([*self._known, *done])
         return other
 
@@ -106,12 +111,14 @@ class Forecaster:
         processor = processor or self.processor
         setup, card, context = self.setup(trial), processor.memory_bytes, processor.context_bytes
         asked = max((one.tokens for one in self.asked), default=0) if trial.phase != "search" else 0
-        evaluation = _evaluation(
-            setup, trial.controls.evaluate.batch, math.ceil(asked), "cuda" if processor.kind == "cuda" else "cpu"
-        )
+        device: Device = "cuda" if processor.kind == "cuda" else "cpu"
+        batch, tokens = trial.controls.evaluate.batch, math.ceil(asked)
+        forms = [setup, *(self.setup(one) for one in _widest(trial))]
+        phases = tuple(_evaluation(form, batch, tokens, device) for form in forms)
+        evaluation = max(phases, key=lambda phase: phase.total)
         held = times(EVALUATION_HELD, evaluation.total)
         alone = Memory(
-            phases=(evaluation,),
+            phases=phases,
             reserved=held,
             process=total([held, Interval(low=0.8 * context, mid=context, high=context), OUTSIDE]),
         )
@@ -126,6 +133,7 @@ class Forecaster:
 
     def setup(self, trial: Trial, length: int | None = None) -> Setup:
         """The trial's run on batches of its longest rows, or of a given length."""
+        trial = _held(trial)
         train = trial.training
         stored = _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items())))
         rows = self._rows(trial)
@@ -185,6 +193,25 @@ class Forecaster:
         yield "evaluate", self._evaluation(trial, rates.model_copy(update={"spread": max(rates.spread, OTHER_SPREAD)}))
         if kept := self.kept_bytes(trial):
             yield "save", _around_log(0.02 + kept / DISK_BYTES_PER_SECOND, 1.0)
+        if parts := list(self._references(trial, rates)):
+            yield "reference", _widened(total(parts), OTHER_SPREAD)
+
+    def _references(self, trial: Trial, rates: Rates) -> Iterator[Interval]:
+        """What it takes to hold a model against its other forms: to load them and to ask them some test rows."""
+        rows = min(self._rows(trial).test, COMPARED_ROWS)
+        widest = _widest(trial)
+        for one in widest:
+            yield time.load(self.setup(one), self.processor, rates)
+            yield self._forward(one, rows, self._rows(trial).mean, rates)
+        if trial.served is not None and trial.served.way == "merged":
+            setup = self.setup(widest[0])
+            yield time.load(setup, self.processor, rates)
+            written = setup.architecture.parameters * BYTES[setup.compute]
+            yield times(UNIT, written / DISK_BYTES_PER_SECOND)
+        if trial.phase == "confirm" and self.setup(trial).adapter is not None:
+            yield times(self._forward(trial, rows, self._rows(trial).mean, rates), 3)
+            if self.setup(trial).quantized:
+                yield time.load(self.setup(trial), self.processor, rates)
 
     def _training(self, trial: Trial, rates: Rates) -> Interval:
         rows, steps = self._rows(trial), self.steps(trial)
@@ -202,21 +229,20 @@ class Forecaster:
 
     def _evaluation(self, trial: Trial, rates: Rates) -> Interval:
         """Held-out loss, whose rows are sorted by length so that little is padded, and the tasks of judged runs."""
-        rows, batch = self._rows(trial), trial.controls.evaluate.batch
-        setup = self.setup(trial)
-
-        def forward(sequences: float, tokens: float) -> Interval:
-            size = max(1, min(batch, math.ceil(sequences)))
-            once = time.forward(setup, self.processor, size, max(1, round(tokens)), rates)
-            return times(once, sequences / size)
-
+        rows = self._rows(trial)
         judged = trial.phase != "search"
-        parts = [forward(rows.validation + (rows.test if judged else 0), rows.mean)]
+        parts = [self._forward(trial, rows.validation + (rows.test if judged else 0), rows.mean, rates)]
         for asked in self.asked if judged else []:
-            parts.append(forward(asked.items * asked.requests, asked.tokens))
+            parts.append(self._forward(trial, asked.items * asked.requests, asked.tokens, rates))
             if asked.generated:
-                parts.append(times(forward(asked.items, 1), asked.generated))
+                parts.append(times(self._forward(trial, asked.items, 1, rates), asked.generated))
         return total(parts)
+
+    def _forward(self, trial: Trial, sequences: float, tokens: float, rates: Rates) -> Interval:
+        """Seconds of forward passes of so many sequences, in batches of the evaluation."""
+        size = max(1, min(trial.controls.evaluate.batch, math.ceil(sequences)))
+        once = time.forward(self.setup(trial), self.processor, size, max(1, round(tokens)), rates)
+        return times(once, sequences / size)
 
     def kept_bytes(self, trial: Trial) -> int:
         """Disk that a confirmed run's adapter takes, or its whole model where that is kept."""
@@ -264,14 +290,14 @@ class Forecaster:
 
     def _stage_rates(self, stage: StageName, trial: Trial) -> Rates:
         """What runs on the same controls measured of a stage other than training: of the same arm's kind, else of
-        others. Tuning is judged on less than the other phases, and only confirmed runs are saved."""
+        others. Tuning is judged on less than the other phases, only confirmed runs are saved, and what is compared with
+        what differs."""
         if stage == "train":
             return COLD
-        tuned = trial.phase == "search"
         measured = [
             (r, s.seconds)
             for r in self._known
-            if r.trial.controls == trial.controls and (stage != "evaluate" or (r.phase == "search") == tuned)
+            if r.trial.controls == trial.controls and _alike(stage, r.trial, trial)
             for s in r.stages
             if s.stage == stage and s.seconds > SHORTEST and stage in self._cold(r.trial)
         ]
@@ -316,7 +342,40 @@ def _rates_of(logs: Sequence[float], source: str) -> Rates:
 
 
 def _kind(trial: Trial) -> tuple[str, str]:
-    return trial.method, trial.quantization
+    held = _held(trial)
+    return held.method, held.quantization
+
+
+def _measures(record: Record) -> bool:
+    """Whether a run's times say how long such a run takes: several models at once are a thing of their own."""
+    return record.status == "done" and record.phase != "speed"
+
+
+def _alike(stage: StageName, one: Trial, other: Trial) -> bool:
+    """Whether two trials do the same in a stage."""
+    if stage == "reference":
+        return one.phase == other.phase and (one.served and one.served.way) == (other.served and other.served.way)
+    return stage != "evaluate" or (one.phase == "search") == (other.phase == "search")
+
+
+def _held(trial: Trial) -> Trial:
+    """The trial with the model as it is evaluated: what is served is stored otherwise than it was trained."""
+    served = trial.served
+    if served is None:
+        return trial
+    method = trial.method if served.way == "adapter" else "none"
+    own = plugins.method(method).params.model_fields
+    params = {**{k: v for k, v in trial.params.items() if k in own}, **served.params}
+    return trial.model_copy(update={"method": method, "quantization": served.quantization, "params": params})
+
+
+def _widest(trial: Trial) -> list[Trial]:
+    """The dense model that a served one is held against, as a trial of its own; none where nothing is served."""
+    served = trial.served
+    if served is None or served.against is None:
+        return []
+    changes = {"quantization": served.against.quantization, "params": served.against.params}
+    return [trial.model_copy(update={"method": "none", "served": None, **changes})]
 
 
 def _step_seconds(record: Record) -> float:
@@ -379,7 +438,10 @@ def _stored(method: str, quantization: str, params: tuple[tuple[str, Scalar], ..
 
 
 def _trains(trial: Trial) -> bool:
-    return _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items()))).trains != "nothing"
+    return (
+        trial.phase in {"search", "confirm"}
+        and _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items()))).trains != "nothing"
+    )
 
 
 def _evaluation(setup: Setup, batch: int, task_tokens: int, device: Device) -> Phase:
@@ -407,6 +469,11 @@ def _around(value: float, share: float) -> Interval:
 
 def _around_log(value: float, spread: float) -> Interval:
     return Interval(low=value * math.exp(-spread), mid=value, high=value * math.exp(spread))
+
+
+def _widened(interval: Interval, spread: float) -> Interval:
+    low, high = interval.low * math.exp(-spread), interval.high * math.exp(spread)
+    return Interval(low=low, mid=interval.mid, high=high)
 
 
 def times(interval: Interval, factor: float) -> Interval:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import MakeRecord, MakeSpec
 
-from harness import budget, scoring
+from harness import budget, scoring, serving
 from harness.budget import detectable, nearest, plan, trial_of
 from harness.forecast import catalogue, processors
 from harness.forecast.memory import Memory
@@ -90,7 +90,7 @@ def test_the_seconds_of_a_trial_are_those_of_its_stages(spec: StudySpec) -> None
     stages = {phase: forecaster.trial(trial_of(spec, "lora", phase)) for phase in ("baseline", "search", "confirm")}
     assert list(stages["baseline"].stage_seconds) == ["load", "adapt", "evaluate"]
     assert list(stages["search"].stage_seconds) == ["load", "adapt", "train", "evaluate"]
-    assert list(stages["confirm"].stage_seconds) == ["load", "adapt", "train", "evaluate", "save"]
+    assert list(stages["confirm"].stage_seconds) == ["load", "adapt", "train", "evaluate", "save", "reference"]
     for forecast in stages.values():
         assert forecast.seconds.mid == pytest.approx(sum(s.mid for s in forecast.stage_seconds.values()))
     # judged runs are asked the test rows too: twice as many
@@ -498,3 +498,66 @@ def test_two_runs_that_happen_to_agree_do_not_promise_the_third() -> None:
     apart = _rates_of([math.log(2), math.log(8)], "2 runs")
     assert apart.factor == pytest.approx(4)
     assert apart.spread == pytest.approx(1.645 * math.sqrt((3 * USUAL_SCATTER**2 + 2 * math.log(2) ** 2) / 4 * 1.5))
+
+
+# what is run after training
+
+
+@pytest.fixture
+def serving_spec(make_spec: MakeSpec) -> StudySpec:
+    at = {"bf16": {"quantization": "bf16"}, "nf4": {"quantization": "nf4"}}
+    return llama(make_spec, serve={"at": at})
+
+
+def served(spec: StudySpec, way: str, name: str) -> Trial:
+    run = trial_of(spec, "lora", "confirm", 101)
+    trials = [*serving.of_base(spec, trial_of(spec, "lora", "baseline")), *serving.of_run(spec, run)]
+    return next(t for t in trials if t.served is not None and (t.served.way, t.served.name) == (way, name))
+
+
+@pytest.mark.parametrize("way", ["base", "merged", "adapter"])
+def test_a_served_model_is_forecast_as_it_is_stored_then(serving_spec: StudySpec, way: str) -> None:
+    forecaster = Forecaster(serving_spec, card(80))
+    wide, narrow = (served(serving_spec, way, name) for name in ("bf16", "nf4"))
+    assert forecaster.setup(narrow).weight_bits == pytest.approx(4.127, abs=1e-3)
+    assert forecaster.setup(wide).weight_bits == 16
+    assert (forecaster.setup(narrow).adapter is not None) == (way == "adapter")
+    found = forecaster.trial(narrow)
+    assert found.tensors is None
+    assert set(found.stage_seconds) == {"load", "adapt", "evaluate", "reference"}
+    assert found.seconds.mid == pytest.approx(sum(s.mid for s in found.stage_seconds.values()))
+    # the model that it is held against has 16 bits: whatever is served, that has to fit
+    assert found.allocated_bytes.mid >= 0.97 * forecaster.trial(wide).allocated_bytes.mid
+
+
+def test_a_plan_counts_what_is_run_after_training(serving_spec: StudySpec, spec: StudySpec) -> None:
+    without, found = plan(spec, card(80)), plan(serving_spec, card(80))
+    assert without.served is None
+    assert found.served is not None
+    # two bit-widths: the base, and for each of two seeds of one arm two ways
+    assert found.served.runs == 2 + 2 * 2 * 2
+    assert found.runs == without.runs + found.served.runs
+    assert found.seconds.mid == pytest.approx(without.seconds.mid + found.served.seconds.mid)
+
+
+def test_the_times_of_a_trial_of_speed_sharpen_nothing(spec: StudySpec, make_record: MakeRecord) -> None:
+    trial = trial_of(spec, "lora", "search")
+    cold = Forecaster(spec, card(80)).trial(trial)
+    run = measured(make_record, trial, 9.0)
+    timed = measured(make_record, trial.model_copy(update={"phase": "speed"}), 9.0)
+    assert Forecaster(spec, card(80), [run]).trial(trial) != cold
+    assert Forecaster(spec, card(80), [timed]).trial(trial) == cold
+    assert Forecaster(spec, card(80)).knowing([timed]).trial(trial) == cold
+
+
+def test_comparing_is_judged_by_what_comparing_took(serving_spec: StudySpec, make_record: MakeRecord) -> None:
+    def forecast(**stages: float) -> float:
+        measured_stages = [Stage(stage=k, seconds=v) for k, v in stages.items()]  # type: ignore[arg-type]
+        done = measured(make_record, run, 1.0, stages=measured_stages, train=None)
+        return Forecaster(serving_spec, card(80), [done]).trial(asked).stage_seconds["reference"].mid
+
+    run = served(serving_spec, "merged", "bf16")
+    asked = run
+    assert forecast(reference=100.0) == pytest.approx(100, rel=0.01)
+    asked = served(serving_spec, "base", "bf16")  # nothing is merged there
+    assert forecast(reference=100.0) == forecast(reference=1.0)

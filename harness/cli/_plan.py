@@ -76,6 +76,9 @@ def _table(plan: Plan) -> list[str]:
     rows = [_arm_row(plan, arm, hours) for arm in plan.arms]
     base = _cells(plan, plan.baseline, plan.baseline.seconds, hours)
     rows.append(["zero-shot", "", plan.baseline.fits, "1", *base])
+    if plan.served is not None:
+        cells = _cells(plan, plan.served.largest, plan.served.seconds, hours)
+        rows.append(["served", "", plan.served.largest.fits, str(plan.served.runs), *cells])
     spent = _bounds(plan.seconds, hours, _digits(plan.seconds.high / hours)) if plan.runs else "-"
     rows.append(["total", "", "", str(plan.runs), "", spent, _money(plan.cost) if plan.runs else "-"])
     return grid([_without_money(row, plan) for row in [head, *rows]], left=3)
