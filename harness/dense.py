@@ -19,8 +19,8 @@ ROWS_AT_A_TIME = 1024
 def densify(model: "PreTrainedModel", dtype: torch.dtype | None = None) -> "PreTrainedModel":
     """The model with every quantized linear layer replaced, in place, by a dense one with the dequantized weights.
 
-    In the dtype that the model computes in these are exactly the weights that its layers multiply with. `dtype` asks for
-    another one. Layers that also quantize their inputs (int8) answer a little differently from their weights.
+    In the dtype that the model computes in these are exactly the weights that its layers multiply with; `dtype` asks
+    for another one. Layers that also quantize their inputs (int8) answer a little differently from their weights.
     """
     for name, layer in list(model.named_modules()):
         if is_quantized(layer):

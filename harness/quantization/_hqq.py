@@ -1,6 +1,6 @@
-"""HQQ (Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog/): a uniform grid per group of weights, whose zero point
-is fitted to the weights alone.
+"""HQQ (Badri and Shaji 2023, https://mobiusml.github.io/hqq_blog/): a uniform grid per group of weights.
 
+The zero points are fitted to the weights, without data.
 Through the library itself: transformers 5 cannot load what its own `HqqConfig` asks for. Quantizing is part of loading;
 nothing is read from a quantized checkpoint, which transformers would load as random weights without an error.
 """
@@ -71,7 +71,7 @@ class Hqq:
         return word / codes + 2 * WIDTH[compute] / params.group_size
 
     def _refuse_what_does_not_pack(self, name: str, layer: "torch.nn.Linear", group_size: int) -> None:
-        """The library would fail on some shapes with a message about broadcasting, and let groups span rows in others."""
+        """The library fails on some shapes with a message about broadcasting, and lets groups span rows in others."""
         groups, rest = divmod(layer.in_features, group_size)
         # 3-bit codes are padded
         per_word = CODES_PER_WORD[int(self.bits)][0] if self.bits != 3 else 1
