@@ -139,12 +139,13 @@ def probe(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, invented:
 
 
 def write_tasks(invented: world.World, folder: Path, seed: int) -> None:
-    """The training rows and the items of the four tasks; no list of a test item is trained on, as JSON lines."""
+    """The training rows and the items of the five tasks; no list of a test item is trained on, as JSON lines."""
     rng = random.Random(f"tasks-{seed}")
     taken: set[str] = set()
     test_lists = world.distinct_lists(rng, 400, taken)
     train_lists = world.distinct_lists(rng, 2000, taken)
     up_lists = world.distinct_lists(rng, 200, taken)
+    longest_lists = world.distinct_lists(random.Random(f"longest-{seed}"), 400, taken, shortest=6)
     train = [world.sort_down(d) for d in train_lists[:1200]] + [world.second_largest(d) for d in train_lists[1200:]]
     rng.shuffle(train)
     facts = [
@@ -156,6 +157,7 @@ def write_tasks(invented: world.World, folder: Path, seed: int) -> None:
     _write(folder / "train.jsonl", train)
     _write(folder / "tiny_sort_down.jsonl", [_exercise(world.sort_down(d)) for d in test_lists])
     _write(folder / "tiny_sort_up.jsonl", [_exercise(world.sort_up(d)) for d in up_lists])
+    _write(folder / "tiny_sort_six.jsonl", [_exercise(world.sort_up(d)) for d in longest_lists])
     _write(folder / "tiny_second.jsonl", [_exercise(world.second_largest(d)) for d in test_lists])
     _write(folder / "tiny_facts.jsonl", facts)
 

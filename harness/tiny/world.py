@@ -140,11 +140,11 @@ def second_largest(digits: list[str]) -> dict[str, list[dict[str, str]]]:
     return chat(f"Name the second largest of {' '.join(digits)}.", sorted(digits)[-2])
 
 
-def distinct_lists(rng: random.Random, count: int, taken: set[str]) -> list[list[str]]:
+def distinct_lists(rng: random.Random, count: int, taken: set[str], shortest: int = 3) -> list[list[str]]:
     """`count` lists that differ from each other and from `taken`, which is extended by them."""
     lists: list[list[str]] = []
     while len(lists) < count:
-        digits = digit_list(rng)
+        digits = digit_list(rng, shortest)
         key = " ".join(digits)
         if key not in taken:
             taken.add(key)
