@@ -36,6 +36,7 @@ STORED: dict[str, tuple[str, dict[str, Any]]] = {
     "fp16": ("fp16", {}),
     "int8": ("int8", {}),
     "torchao8": ("torchao8", {}),
+    "torchao_fp8": ("torchao_fp8", {}),
     "nf4": ("nf4", {}),
     "fp4": ("fp4", {}),
     **{f"hqq{bits} g{size}": (f"hqq{bits}", {"group_size": size}) for bits in (8, 4, 3, 2, 1) for size in (64, 128)},

@@ -13,8 +13,8 @@ import psutil
 from harness import __version__
 
 PACKAGES = (
-    "torch", "transformers", "peft", "bitsandbytes", "trl", "accelerate", "datasets", "tokenizers", "lm_eval", "optuna",
-    "wandb", "numpy",
+    "torch", "transformers", "peft", "bitsandbytes", "hqq", "torchao", "gptqmodel", "trl", "accelerate", "datasets",
+    "tokenizers", "lm_eval", "optuna", "wandb", "numpy",
 )  # fmt: skip
 """The packages whose versions can move a result."""
 

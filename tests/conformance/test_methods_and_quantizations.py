@@ -42,8 +42,9 @@ ROUGH = {"bf16": 2e-2, "fp16": 4e-3}
 """How far logits may be off where a base computes in 16 bits: the adapter's zeros are added in another order."""
 ROUGH_KL = {"bf16": 1e-3, "fp16": 1e-5}
 """How far a merge may be off where the sum is rounded to 16 bits, in nats per token."""
-WITHIN = {"gptq2": 0.015}
-"""How far the bytes of 1024 x 1024 matrices may be off: an index of 32 bits per input is 1.4 % of 2-bit codes there."""
+WITHIN = {"gptq8": 0.045, "gptq4": 0.055, "gptq3": 0.015, "gptq2": 0.1}
+"""How far the bytes of 1024 x 1024 matrices may be off where not by 1 %: gptqmodel has an index of 32 bits per input,
+and but for 3 bits, once it has answered, the same in 64 bits and unpacked zero points."""
 
 
 def runs_here(name: str) -> str | None:
@@ -412,7 +413,7 @@ def test_a_reload_that_forgets_the_adapter_is_caught(model_folder: Path, tmp_pat
 def test_every_plugin_can_be_found() -> None:
     # a file that cannot even be imported here would otherwise be skipped without a word
     assert {"full", "lora", "none"} <= set(plugins.names("methods"))
-    known = {"fp32", "bf16", "fp16", "int8", "torchao8", "nf4", "fp4"}
+    known = {"fp32", "bf16", "fp16", "int8", "torchao8", "torchao_fp8", "nf4", "fp4"}
     known |= {f"hqq{bits}" for bits in (8, 4, 3, 2, 1)} | {f"gptq{bits}" for bits in (8, 4, 3, 2)}
     assert known <= set(plugins.names("quantization"))
     for name in QUANTIZATIONS:
