@@ -19,8 +19,8 @@ ROWS_AT_A_TIME = 1024
 def densify(model: "PreTrainedModel", dtype: torch.dtype | None = None) -> "PreTrainedModel":
     """The model with every quantized linear layer replaced, in place, by a dense one with the dequantized weights.
 
-    In the dtype that the model computes in these are exactly the weights that its layers multiply with. `dtype` asks for
-    another one. Layers that also quantize their inputs (int8) answer a little differently from their weights.
+    In the dtype that the model computes in these are exactly the weights that its layers multiply with; `dtype` asks
+    for another one. Layers that also quantize their inputs (int8) answer a little differently from their weights.
     """
     for name, layer in list(model.named_modules()):
         if is_quantized(layer):
@@ -67,6 +67,14 @@ def disk_bytes(model: nn.Module) -> int:
         if name in module._non_persistent_buffers_set
     ]
     return accounting.stored_bytes(model) - accounting.tensor_bytes(temporary)
+
+
+def parameters(model: nn.Module) -> int:
+    """Weights that the model stands for, however many of them are packed into one number."""
+    layers: list[Any] = [m for m in model.modules() if is_quantized(m)]
+    packed = {id(p) for layer in layers for p in layer.parameters()}
+    inside = sum(m.in_features * m.out_features + (0 if m.bias is None else m.out_features) for m in layers)
+    return inside + sum(p.numel() for p in model.parameters() if id(p) not in packed)
 
 
 def is_quantized(module: nn.Module) -> bool:

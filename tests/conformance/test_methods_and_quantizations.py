@@ -8,20 +8,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from checks import (
+    EXACT_KL,
     LEAST_COSINE,
     check_adapter_begins_the_same_on_every_base,
     check_adapter_has_the_dtype_of_the_controls,
     check_bits_stored,
     check_gradients_are_those_of_a_dense_base_after_an_evaluation,
     check_gradients_reach_what_is_trained_and_only_that,
+    check_loading_gives_the_same_base_each_time,
     check_output_is_unchanged_before_training,
+    check_peft_merges_as_it_is_said,
+    check_the_exact_merge_answers_as_the_adapter_beside_the_base,
     check_training_lowers_the_loss,
     check_what_was_saved_answers_the_same,
 )
 from conftest import a_llama
 from torch import nn
 
-from harness import plugins
+from harness import dense, plugins
 from harness.interfaces import Method, Quantization
 from harness.quantization.fp32 import plugin as fp32
 from harness.spec import Dtype, Training, Value
@@ -36,6 +40,10 @@ ADAPTERS = [name for name in METHODS if plugins.method(name).trains_quantized_ba
 QUANTIZATIONS = plugins.names("quantization")
 ROUGH = {"bf16": 2e-2, "fp16": 4e-3}
 """How far logits may be off where a base computes in 16 bits: the adapter's zeros are added in another order."""
+ROUGH_KL = {"bf16": 1e-3, "fp16": 1e-5}
+"""How far a merge may be off where the sum is rounded to 16 bits, in nats per token."""
+WITHIN = {"gptq2": 0.015}
+"""How far the bytes of 1024 x 1024 matrices may be off: an index of 32 bits per input is 1.4 % of 2-bit codes there."""
 
 
 def runs_here(name: str) -> str | None:
@@ -86,10 +94,13 @@ def test_gradients_reach_what_is_trained_and_only_that(method: str, quantization
 
 
 @pytest.mark.parametrize(("method", "quantization"), pairs(METHODS))
-def test_gradients_are_not_cut_by_an_evaluation(method: str, quantization: str, model_folder: Path) -> None:
-    check_gradients_are_those_of_a_dense_base_after_an_evaluation(
+def test_gradients_are_not_cut_by_an_evaluation(
+    method: str, quantization: str, model_folder: Path, record_property: Any
+) -> None:
+    found = check_gradients_are_those_of_a_dense_base_after_an_evaluation(
         plugins.method(method), quantization_named(quantization), model_folder
     )
+    record_property("cosine", found)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -107,9 +118,45 @@ def test_one_seed_is_one_adapter_on_every_base(method: str, quantization: str, m
     check_adapter_begins_the_same_on_every_base(plugins.method(method), quantization_named(quantization), model_folder)
 
 
+@pytest.mark.parametrize("compute", ["fp32", "bf16"])
 @pytest.mark.parametrize("quantization", QUANTIZATIONS)
-def test_a_base_takes_the_bits_that_its_quantization_says(quantization: str, wide_folder: Path) -> None:
-    check_bits_stored(quantization_named(quantization), wide_folder)
+def test_a_base_takes_the_bits_that_its_quantization_says(
+    quantization: str, compute: Dtype, wide_folder: Path, record_property: Any
+) -> None:
+    found = check_bits_stored(quantization_named(quantization), wide_folder, WITHIN.get(quantization, 0.01), compute)
+    record_property("bits", found)
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_a_base_is_the_same_each_time_that_it_is_loaded(quantization: str, model_folder: Path) -> None:
+    check_loading_gives_the_same_base_each_time(quantization_named(quantization), model_folder)
+
+
+@pytest.mark.parametrize(("method", "quantization"), pairs(ADAPTERS))
+def test_a_merge_answers_as_the_adapter_beside_the_base(
+    method: str, quantization: str, model_folder: Path, tmp_path: Path, record_property: Any
+) -> None:
+    found = check_the_exact_merge_answers_as_the_adapter_beside_the_base(
+        plugins.method(method),
+        quantization_named(quantization),
+        model_folder,
+        tmp_path,
+        ROUGH_KL.get(quantization, EXACT_KL),
+    )
+    record_property("kl", found)
+
+
+@pytest.mark.parametrize(("method", "quantization"), pairs(ADAPTERS))
+def test_the_merge_of_peft_does_what_is_said_of_it(
+    method: str, quantization: str, model_folder: Path, record_property: Any
+) -> None:
+    found = check_peft_merges_as_it_is_said(
+        plugins.method(method),
+        quantization_named(quantization),
+        model_folder,
+        ROUGH_KL.get(quantization, EXACT_KL),
+    )
+    record_property("kl", found)
 
 
 @pytest.mark.parametrize(("method", "quantization"), pairs(METHODS))
@@ -137,6 +184,7 @@ def test_what_was_saved_answers_the_same(method: str, quantization: str, model_f
 class Faulty:
     """The float32 base, with something done to it after it is loaded."""
 
+    about = fp32.about
     params = fp32.params
     bits = 32.0
     needs = fp32.needs
@@ -172,6 +220,40 @@ class CutsGradientsAfterEvaluation(Faulty):
             return output.detach() if module.repacked else output
 
         layer.register_forward_hook(hook)
+
+
+class CutsGradientsAtOneBit(Faulty):
+    """Where the noise of the weights alone turns the gradient nearly anywhere."""
+
+    bits = 1.0
+
+    def load(self, folder: str, params: Value, **options: Any) -> "PreTrainedModel":
+        hqq1 = plugins.quantization("hqq1")
+        model = hqq1.load(folder, hqq1.params(), **options)
+        for layer in [m for m in model.modules() if dense.is_quantized(m)]:
+            layer.register_forward_hook(lambda module, inputs, output: output.detach())
+        return model
+
+
+class DropsAdapters(Faulty):
+    """Hands out copies of its weights, so that what is added to them when an adapter is merged is lost."""
+
+    def spoil(self, layer: nn.Linear) -> None:
+        layer.__class__ = HandsOutCopies
+
+
+class HandsOutCopies(nn.Linear):
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        return nn.Parameter(self._parameters["weight"].detach().clone(), requires_grad=False)
+
+
+class LoadsRandomWeights(Faulty):
+    """What transformers makes of an HQQ model that it saved itself: layers as they are initialised, and no error."""
+
+    def spoil(self, layer: nn.Linear) -> None:
+        with torch.no_grad():
+            layer.reset_parameters()
 
 
 class ForgetsItsScales(Faulty):
@@ -249,6 +331,37 @@ def test_a_backend_that_cuts_gradients_after_an_evaluation_is_caught(model_folde
     assert float(str(caught.value).split()[1]) < LEAST_COSINE - 0.1
 
 
+def test_a_backend_that_cuts_gradients_is_caught_where_weights_are_all_noise(model_folder: Path) -> None:
+    if why := runs_here("hqq1"):
+        pytest.skip(why)
+    with pytest.raises(AssertionError, match=r"a dense base of its own weights|no gradient reaches|other weights"):
+        check_gradients_are_those_of_a_dense_base_after_an_evaluation(LORA, CutsGradientsAtOneBit(), model_folder)
+
+
+def test_a_backend_that_drops_the_adapter_when_it_is_merged_is_caught(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="PEFT's merge drops, not exact"):
+        check_peft_merges_as_it_is_said(LORA, DropsAdapters(), model_folder)
+    with pytest.raises(AssertionError, match="merged exactly, KL"):
+        check_the_exact_merge_answers_as_the_adapter_beside_the_base(LORA, DropsAdapters(), model_folder, tmp_path)
+
+
+def test_a_backend_that_claims_to_merge_exactly_and_quantizes_again_is_caught(model_folder: Path) -> None:
+    class Boasts(Faulty):
+        def load(self, folder: str, params: Value, **options: Any) -> "PreTrainedModel":
+            nf4 = plugins.quantization("nf4")
+            return nf4.load(folder, nf4.params(), **options)
+
+    with pytest.raises(AssertionError, match="PEFT's merge requantizes, not exact"):
+        check_peft_merges_as_it_is_said(LORA, Boasts(), model_folder)
+
+
+def test_a_backend_that_loads_random_weights_is_caught(model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="two loads answer differently"):
+        check_loading_gives_the_same_base_each_time(LoadsRandomWeights(), model_folder)
+    with pytest.raises(AssertionError, match="after loading"):
+        check_what_was_saved_answers_the_same(LORA, LoadsRandomWeights(), model_folder, tmp_path)
+
+
 @pytest.mark.parametrize("backend", [ForgetsItsScales(), KeepsACopy()], ids=["scales", "copy"])
 def test_a_backend_that_takes_more_bits_than_it_says_is_caught(backend: Quantization, wide_folder: Path) -> None:
     with pytest.raises(AssertionError, match="by bits_stored"):
@@ -299,7 +412,9 @@ def test_a_reload_that_forgets_the_adapter_is_caught(model_folder: Path, tmp_pat
 def test_every_plugin_can_be_found() -> None:
     # a file that cannot even be imported here would otherwise be skipped without a word
     assert {"full", "lora", "none"} <= set(plugins.names("methods"))
-    assert {"fp32", "bf16", "fp16", "int8", "nf4", "fp4"} <= set(plugins.names("quantization"))
+    known = {"fp32", "bf16", "fp16", "int8", "torchao8", "nf4", "fp4"}
+    known |= {f"hqq{bits}" for bits in (8, 4, 3, 2, 1)} | {f"gptq{bits}" for bits in (8, 4, 3, 2)}
+    assert known <= set(plugins.names("quantization"))
     for name in QUANTIZATIONS:
         assert plugins.quantization(name).bits > 0
     logging.getLogger(__name__).info("not on this machine: %s", [w for q in QUANTIZATIONS if (w := runs_here(q))])
