@@ -86,11 +86,28 @@ class Gptq:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=compute, device_map={"": device}, quantization_config=config, use_safetensors=True, **where
         )
+        put_in_order(model)
         return model
 
     def bits_stored(self, params: Value, compute: Dtype = "bf16") -> float:
         assert isinstance(params, Params)
         return self.bits + (SCALE_BITS + self.bits) / params.group_size
+
+
+def put_in_order(model: "PreTrainedModel") -> None:
+    """Put each module's layers in the order of the dense model again.
+
+    optimum leaves them in that of quantizing; adapters are drawn in the order of the layers, so one seed would give
+    another adapter than on every other base.
+    """
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        fresh = type(model)(model.config)
+    for name, module in fresh.named_modules():
+        there = model.get_submodule(name)._modules
+        for child in [n for n, _ in module.named_children() if n in there]:
+            there[child] = there.pop(child)
 
 
 def read_texts(path: Path) -> list[str]:
