@@ -26,7 +26,7 @@ WIDTH = {"fp32": 32, "bf16": 16, "fp16": 16}
 
 class Params(Value):
     group_size: int = Field(64, gt=0, multiple_of=8)
-    """Neighbours in a row that share a scale and a zero point."""
+    """Neighbours that share a scale and a zero point; where they do not divide a row, groups run on into the next."""
 
 
 class Hqq:
@@ -71,20 +71,15 @@ class Hqq:
         return word / codes + 2 * WIDTH[compute] / params.group_size
 
     def _refuse_what_does_not_pack(self, name: str, layer: "torch.nn.Linear", group_size: int) -> None:
-        """The library fails on some shapes with a message about broadcasting, and lets groups span rows in others."""
-        groups, rest = divmod(layer.in_features, group_size)
-        # 3-bit codes are padded
-        per_word = CODES_PER_WORD[int(self.bits)][0] if self.bits != 3 else 1
+        """The library fails on such shapes too, on some with a message about broadcasting."""
+        groups, rest = divmod(layer.weight.numel(), group_size)
+        shape = f"{name} has {layer.out_features} x {layer.in_features} weights"
+        remedy = "set params.group_size to a smaller divisor"
         if rest:
-            raise SpecError(
-                f"{name} has {layer.in_features} inputs, which groups of {group_size} do not divide",
-                "set params.group_size to a divisor of them",
-            )
-        if groups * layer.out_features % per_word:
-            raise SpecError(
-                f"{name} has {groups * layer.out_features} groups of {group_size}, and {per_word} are packed together",
-                "set params.group_size to a smaller divisor of its inputs",
-            )
+            raise SpecError(f"{shape}, which groups of {group_size} do not divide", remedy)
+        together = CODES_PER_WORD[int(self.bits)][0] if self.bits != 3 else 1  # 3-bit codes are padded
+        if groups % together:
+            raise SpecError(f"{shape}, {groups} groups of {group_size}: {together} are packed together", remedy)
 
 
 def _linears(model: "PreTrainedModel") -> "list[tuple[str, torch.nn.Linear]]":
