@@ -333,12 +333,13 @@ def _question(case: _Case, evidence: Evidence, examples: pd.DataFrame) -> Questi
     measures, skipped = _measures(case, evidence)
     bits = {name: bits_stored(s, evidence.spec.controls.train.compute_dtype) for name, s in case.stored.items()}
     odd = _odd(case, [*measures, Measure(KL, [(KL, "kl")], False, 0.0)], examples)
+    shown = list({m.name: m for m in (Measure(LOSS, [_parts(LOSS)], False, 0.0), *measures)}.values())
     return Question(
         kind=case.kind,
         subject=case.subject,
         way=case.way,
         reference=case.reference,
-        widths=[_width(case, name, bits[name], measures, odd.get(name, []), examples) for name in case.stored],
+        widths=[_width(case, name, bits[name], shown, odd.get(name, []), examples) for name in case.stored],
         findings=[_finding(case, m, bits, evidence, examples) for m in measures],
         skipped=skipped,
     )
@@ -361,7 +362,10 @@ def _measures(case: _Case, evidence: Evidence) -> tuple[list[Measure], list[str]
     at = _at_floor(sample, main)
     if at is None:
         return [main, *retained, *loss], []
-    return [*retained, *loss], [f"{metric}: {case.reference} is at {at:.3g}, no more than the margin above a guess"]
+    skipped = [f"{metric}: {case.reference} is at {at:.3g}, no more than the margin above a guess"]
+    if not retained:
+        return loss, skipped
+    return retained, [*skipped, f"{LOSS}: the base has not learned such rows, and what blurs it may lower its loss"]
 
 
 def _at_floor(sample: Record | None, measure: Measure) -> float | None:
@@ -551,12 +555,12 @@ def _odd(case: _Case, measures: Sequence[Measure], examples: pd.DataFrame) -> di
 
 def _wider(a: Served, b: Served) -> bool:
     """Whether theory says that a is at least as good as b: one family, more bits in the codes, all else the same."""
-    if _family(a) != _family(b) or a.params != b.params:
-        return False
     try:
-        return plugins.quantization(a.quantization).bits > plugins.quantization(b.quantization).bits
-    except PluginError:
+        wide, narrow = (plugins.quantization(x.quantization) for x in (a, b))
+        same = wide.params.model_validate(a.params).model_dump() == narrow.params.model_validate(b.params).model_dump()
+    except (PluginError, ValidationError):
         return False
+    return _family(a) == _family(b) and same and wide.bits > narrow.bits
 
 
 def _family(served: Served) -> str:

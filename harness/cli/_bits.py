@@ -48,9 +48,10 @@ def _title(question: Question) -> str:
 def _tables(question: Question) -> Iterator[str]:
     first = question.findings[0].measure.name
     head = ["stored as", "bits", *(["test\nloss"] if first != LOSS else []), first]
-    yield table(
-        [*head, f"minus {question.reference}", "verdict"], [_quality(question, w) for w in question.widths], COLUMNS
-    )
+    head += [f"minus {question.reference}", "verdict"]
+    yield table(head, [_quality(question, w) for w in question.widths], COLUMNS).rstrip()
+    if any(w.odd for w in question.widths):
+        yield ""
     for width in question.widths:
         for odd in width.odd:
             yield from _wrapped(f"odd: {width.name} does {odd}, which theory does not expect")
@@ -58,7 +59,7 @@ def _tables(question: Question) -> Iterator[str]:
     trained = question.kind == "trained"
     head = ["stored as", *(KINDS[k] for k in some), "in memory", "on disk"]
     head += ["train\npeak", "train\ntime"] if trained else []
-    yield table(head, [_sizes(w, some, trained) for w in question.widths], COLUMNS).strip("\n")
+    yield table(head, [_sizes(w, some, trained) for w in question.widths], COLUMNS).rstrip()
 
 
 def _quality(question: Question, width: Width) -> list[str]:
@@ -105,7 +106,9 @@ def _sizes(width: Width, divergences: Sequence[str], trained: bool) -> list[str]
 
 
 def _nats(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if value >= 1e-3 or value == 0 else f"{value:.0e}"
+    if value is None:
+        return "-"
+    return f"{value:.0e}" if 0 < value < 1e-3 else f"{max(value, 0.0):.4f}"  # rounding leaves some below 0
 
 
 def _said(question: Question, study: str) -> Iterator[str]:
