@@ -145,7 +145,7 @@ def write_tasks(invented: world.World, folder: Path, seed: int) -> None:
     test_lists = world.distinct_lists(rng, 400, taken)
     train_lists = world.distinct_lists(rng, 2000, taken)
     up_lists = world.distinct_lists(rng, 200, taken)
-    longest_lists = world.distinct_lists(random.Random(f"longest-{seed}"), 400, taken, shortest=6)
+    longest_lists = world.distinct_lists(random.Random(f"longest-{seed}"), 300, taken, shortest=6)
     train = [world.sort_down(d) for d in train_lists[:1200]] + [world.second_largest(d) for d in train_lists[1200:]]
     rng.shuffle(train)
     facts = [
