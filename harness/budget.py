@@ -258,7 +258,7 @@ def _arm(forecaster: Forecaster, name: str) -> ArmPlan:
         arm=name,
         method=arm.method,
         quantization=arm.quantization,
-        bits=plugins.quantization(arm.quantization).bits_stored(own),
+        bits=plugins.quantization(arm.quantization).bits_stored(own, spec.controls.train.compute_dtype),
         trials=trials,
         seeds=seeds,
         micro_batch=confirming[0].training.per_pass,

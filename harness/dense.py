@@ -69,6 +69,14 @@ def disk_bytes(model: nn.Module) -> int:
     return accounting.stored_bytes(model) - accounting.tensor_bytes(temporary)
 
 
+def parameters(model: nn.Module) -> int:
+    """Weights that the model stands for, however many of them are packed into one number."""
+    layers: list[Any] = [m for m in model.modules() if is_quantized(m)]
+    packed = {id(p) for layer in layers for p in layer.parameters()}
+    inside = sum(m.in_features * m.out_features + (0 if m.bias is None else m.out_features) for m in layers)
+    return inside + sum(p.numel() for p in model.parameters() if id(p) not in packed)
+
+
 def is_quantized(module: nn.Module) -> bool:
     """Whether it is one linear layer whose weights are not stored as the floating-point numbers that they stand for.
 

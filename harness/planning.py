@@ -20,7 +20,7 @@ from harness.forecast.step import Device
 from harness.forecast.time import COLD, Rates
 from harness.interfaces import AdapterShape
 from harness.record import Fit, Forecast, Interval, Record, StageName, TensorBytes
-from harness.spec import Scalar, StudySpec
+from harness.spec import Dtype, Scalar, StudySpec
 from harness.trial import Trial
 from harness.workload import Rows
 
@@ -135,7 +135,7 @@ class Forecaster:
         """The trial's run on batches of its longest rows, or of a given length."""
         trial = _held(trial)
         train = trial.training
-        stored = _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items())))
+        stored = _stored_by(trial)
         rows = self._rows(trial)
         return Setup(
             architecture=self.architecture,
@@ -430,18 +430,20 @@ class _Stored(NamedTuple):
 
 
 @cache
-def _stored(method: str, quantization: str, params: tuple[tuple[str, Scalar], ...]) -> _Stored:
+def _stored(method: str, quantization: str, params: tuple[tuple[str, Scalar], ...], compute: Dtype) -> _Stored:
     """Kept, since a plan asks a hundred times and every look for a plugin lists a folder."""
     how, what = plugins.method(method), plugins.quantization(quantization)
     own, its = plugins.split_params(method, quantization, dict(params))
-    return _Stored(how.trains, how.adapter(own), what.bits, what.bits_stored(its))
+    return _Stored(how.trains, how.adapter(own), what.bits, what.bits_stored(its, compute))
+
+
+def _stored_by(trial: Trial) -> _Stored:
+    given, compute = tuple(sorted(trial.params.items())), trial.controls.train.compute_dtype
+    return _stored(trial.method, trial.quantization, given, compute)
 
 
 def _trains(trial: Trial) -> bool:
-    return (
-        trial.phase in {"search", "confirm"}
-        and _stored(trial.method, trial.quantization, tuple(sorted(trial.params.items()))).trains != "nothing"
-    )
+    return trial.phase in {"search", "confirm"} and _stored_by(trial).trains != "nothing"
 
 
 def _evaluation(setup: Setup, batch: int, task_tokens: int, device: Device) -> Phase:

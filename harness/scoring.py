@@ -10,7 +10,7 @@ from harness.spec import Value
 
 MEMORY = ("tensors", "allocated", "reserved", "process")
 """Kinds of memory: a run's own accounting of one step, live tensors, the allocator's, and the driver's view."""
-STAGES: tuple[StageName, ...] = ("load", "adapt", "train", "evaluate", "save")
+STAGES: tuple[StageName, ...] = ("load", "adapt", "train", "evaluate", "save", "reference")
 TIME = (*STAGES, "all stages")
 SHORTEST = 1.0
 """Seconds below which a stage is not scored: shares of a blink say nothing."""

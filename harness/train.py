@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from harness import accounting, record
+from harness import accounting, dense, record
 from harness.data import Tokens
 from harness.record import Step, TensorBytes
 from harness.spec import Training
@@ -308,7 +308,7 @@ def _summary(
         loop_seconds=sum(watch.step_seconds),
         final_loss=watch.steps[-1].loss if watch.steps else None,
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        total_parameters=sum(_weights(p) for p in model.parameters()),
+        total_parameters=dense.parameters(model),
     )
 
 
@@ -318,12 +318,6 @@ def passes_of(steps: int, rows: int, settings: Training) -> int:
     per_epoch = math.ceil(rows / settings.per_pass)
     epochs, rest = divmod(steps, math.ceil(per_epoch / per_step))
     return epochs * per_epoch + min(rest * per_step, per_epoch)
-
-
-def _weights(parameter: torch.nn.Parameter) -> int:
-    """Weights that a parameter stands for; bitsandbytes packs two 4-bit ones in a byte."""
-    state = getattr(parameter, "quant_state", None)
-    return math.prod(state.shape) if state is not None else parameter.numel()
 
 
 def _resolved(trainer: SFTTrainer, model: "PreTrainedModel") -> dict[str, Any]:

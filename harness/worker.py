@@ -176,7 +176,9 @@ def train_and_judge(run: Run) -> None:
                 _hold_against(run, "kl_merged", lambda: forms.merged(model), expected, tokenizer)
                 del model  # used up, and there may not be room for another
                 gc.collect()
-                if quantization.about.merges != "exact":  # else PEFT's merge is the same one
+                if quantization.about.merges == "refuses":  # loading it again may take its calibration again
+                    run.resolved["kl_requantized"] = "not measured: PEFT refuses to merge on such a base"
+                elif quantization.about.merges != "exact":  # else PEFT's merge is the same one
                     _hold_against(
                         run, "kl_requantized", lambda: forms.merged_by_peft(_as_trained(run)), expected, tokenizer
                     )

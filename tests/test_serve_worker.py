@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,32 @@ def test_a_confirmed_run_on_four_bits_says_what_quantizing_the_sum_again_would_l
     assert scores(record)["kl_merged"] == pytest.approx(0, abs=1e-5)
     assert scores(record)["kl_requantized"] > 1e-4
     assert record.stored_bytes is not None
+
+
+def test_what_a_killed_attempt_left_is_not_taken_for_the_model(
+    trial: Trial, confirmed: Record, folder: Path, model_folder: Path
+) -> None:
+    served_at_int8 = served(trial, "merged", Served(quantization="int8"))
+    left = folder / "s" / f".{served_at_int8.id}.scratch"
+    shutil.copytree(model_folder, left)
+    (left / "model.safetensors.index.json").write_text("half")
+    record = do(served_at_int8, folder)
+    assert scores(record)["test_loss"] == pytest.approx(scores(confirmed)["test_loss"], abs=1e-2)
+    assert not left.exists()
+
+
+def test_a_form_that_cannot_be_made_leaves_the_run_as_it_is_and_a_reason(
+    trial: Trial, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # on no backend that is installed everywhere does PEFT refuse, or memory run out for the dense model
+    def refuse(model: Any) -> Any:
+        raise ValueError("cannot merge this layer")
+
+    monkeypatch.setattr("harness.forms.merged_by_peft", refuse)
+    record = run(trial.model_copy(update={"quantization": "nf4", "seed": 102}), folder)
+    assert record.status == "done"
+    assert record.resolved["kl_requantized"] == "not measured: ValueError: cannot merge this layer"
+    assert set(scores(record)) == {"validation_loss", "test_loss", "kl_merged"}
 
 
 def test_an_adapter_that_is_gone_is_named(trial: Trial, folder: Path) -> None:

@@ -97,10 +97,12 @@ def _rotary(setup: Setup) -> int:
 
 
 def _stored(setup: Setup, linear: Linear) -> int:
-    """Bytes of one quantized layer as bitsandbytes keeps it."""
+    """Bytes of one quantized layer as its library keeps it."""
     weights = linear.inputs * linear.outputs
     if setup.quantization == "int8":
         return weights + 4 * linear.outputs
+    if setup.quantization.startswith("torchao"):
+        return weights + (4 + 1) * linear.outputs  # a scale in fp32 and a zero point of a byte
     if setup.quantization in {"nf4", "fp4"}:
         blocks = math.ceil(weights / BLOCK)
         codes = math.ceil(weights / 2) + 16 * 4  # half a byte each, and the table of 16 levels

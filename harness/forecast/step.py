@@ -442,7 +442,10 @@ class Step:
         return cast
 
     def dequantized(self, projection: "_Projection", x: Tensor, last: bool = False) -> Tensor:
-        """bitsandbytes: a dense copy of the weight, made in forward and again in backward, and freed at once."""
+        """A dense copy of the weight, made in forward and again in backward, and freed at once (bitsandbytes, hqq).
+
+        torchao casts within a plain product, whose backward keeps the cast codes.
+        """
         elements, outputs = projection.linear.inputs * projection.linear.outputs, projection.linear.outputs
         meter, width, inputs = self.meter, x.width, x.elements
         int8 = self.setup.quantization == "int8"
@@ -453,6 +456,7 @@ class Step:
         del first
         copy = meter.tensor(elements, width)
         out = meter.tensor(inputs // projection.linear.inputs * outputs, width)
+        kept = copy if self.setup.quantization.startswith("torchao") and x.flows else None
         del copy, second
 
         def backward(grad: Tensor) -> Sequence[Tensor]:
@@ -462,7 +466,8 @@ class Step:
             del copy
             return [own]
 
-        out = record(out, [x], backward)
+        out = record(out, [x], backward, [kept])
+        del kept
         # on a CPU MatMul8bitFp keeps its input as an attribute, which lives as long as the graph
         if (int8 and self.device == "cpu") or self.setup.profile.keeps_quantized_input:
             if out.node is not None and self.setup.checkpointing is False:

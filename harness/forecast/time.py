@@ -32,8 +32,9 @@ LOGIT_BYTES: dict[Loss, float] = {"full": 30, "triton": 10, "liger": 10, "chunke
 """Bytes moved per logit: the copies that memory counts (`losses.py`), each written and read."""
 EVALUATION_LOGIT_BYTES = 12
 """The same for the loss alone."""
-DEQUANTIZE_BYTES = {"nf4": 9.0, "fp4": 9.0, "int8": 8.0, "gptq": 18.0, "hqq": 16.0, "awq": 16.0}
-"""Bytes of bandwidth that rebuilding one weight is worth: nf4 and gptq from measurements, the others between them."""
+DEQUANTIZE_BYTES = {"nf4": 9.0, "fp4": 9.0, "int8": 8.0, "gptq": 18.0, "hqq": 16.0, "awq": 16.0, "torchao": 8.0}
+"""Bytes of bandwidth that rebuilding one weight is worth: nf4 and gptq from measurements, the others between them. Here
+and below a name stands for all bit-widths of its family."""
 DEQUANTIZE_OTHERS = 16.0
 ROUND_BYTES = 8
 """Bytes per input and output of a layer that LLM.int8() moves to round and to scale back; no measurement settled it."""
@@ -59,8 +60,11 @@ BETWEEN_NODES = 24e9
 
 DISK = 1.5e9
 """Bytes per second from a warm disk to the device, safetensors."""
-QUANTIZE = {"nf4": 1.5e9, "fp4": 1.5e9, "int8": 2e9}
-"""Weights per second that are quantized while a model is loaded; others come quantized."""
+QUANTIZE = {"nf4": 1.5e9, "fp4": 1.5e9, "int8": 2e9, "torchao": 2e9, "hqq": 2e8, "gptq": 1.2e7}
+"""Weights per second that are quantized while a model is loaded; others come quantized. hqq from 70 billion in five
+minutes (its authors), gptq from 175 billion in four hours (arXiv:2210.17323), both on an A100."""
+QUANTIZE_ON_CPU = {"hqq": 4e6}
+"""The same where a CPU is far off it: the embedded model on one core of 2021."""
 START_CUDA, START_CPU = 3.0, 0.3
 """Seconds before the first byte is read: the device, the model's classes."""
 LOAD_SPREAD = 1.0
@@ -123,11 +127,16 @@ def forward(setup: Setup, processor: Processor, batch: int, length: int, rates: 
     return _interval(_overlapped(busy, launches, SHARP), processor, rates)
 
 
+def _of(table: dict[str, float], quantization: str, others: float) -> float:
+    """What a table says of a quantization, or of the family that its name begins with."""
+    return next((value for family, value in table.items() if quantization.startswith(family)), others)
+
+
 def load(setup: Setup, processor: Processor, rates: Rates = COLD) -> Interval:
     """Seconds to read the weights and store them quantized. Disks differ most of all: the interval is wide."""
     stored = BYTES[setup.compute] if setup.quantized else setup.weight_bits / 8
     read = setup.architecture.parameters * stored / min(DISK, processor.link)
-    rate = QUANTIZE.get(setup.quantization)
+    rate = _of(QUANTIZE if processor.kind == "cuda" else QUANTIZE | QUANTIZE_ON_CPU, setup.quantization, 0.0)
     quantize = setup.architecture.linear_parameters / rate if setup.quantized and rate else 0.0
     start = START_CUDA if processor.kind == "cuda" else START_CPU
     # what a stack's steps taught says nothing about disks
@@ -284,7 +293,7 @@ def _dequantization(setup: Setup, processor: Processor, training: bool = True) -
     passes = _passes(setup, training) + training
     one = setup.architecture
     if setup.quantized:
-        moved = one.linear_parameters * DEQUANTIZE_BYTES.get(setup.quantization, DEQUANTIZE_OTHERS) * passes
+        moved = one.linear_parameters * _of(DEQUANTIZE_BYTES, setup.quantization, DEQUANTIZE_OTHERS) * passes
         if setup.quantization == "int8":
             ends = sum(_used(part, setup) * (part.inputs + part.outputs) for part in one.linears) * one.layers
             moved += ROUND_BYTES * ends * setup.tokens * _passes(setup, training)

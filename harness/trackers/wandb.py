@@ -209,9 +209,14 @@ def _open(trial: Trial, attempt: int, settings: "Settings", project: str, entity
         group=trial.study,
         job_type=trial.arm,
         name=f"{trial.arm}-s{trial.seed}-{trial.phase}-{trial.id[:6]}",
-        tags=sorted({trial.phase, trial.method, trial.quantization}),
+        tags=sorted({trial.phase, trial.method, trial.quantization, *_served(trial)}),
         config=_question(trial, attempt),
     )
+
+
+def _served(trial: Trial) -> set[str]:
+    """What a served model is found by: how it is stored, and in which way."""
+    return {trial.served.quantization, trial.served.way} if trial.served else set()
 
 
 def _complete(run: "Run", record: Record) -> None:
