@@ -15,8 +15,6 @@ from harness.spec import AUTO, Arm, Controls, Range, Scalar, StudySpec, Value
 from harness.tasks import tasks_of
 from harness.trial import ZERO_SHOT, Phase, Trial
 
-CHANCE = 0.8
-"""With which the smallest difference would be shown."""
 LEANER = {"adamw_torch": ("adamw_torch_fused", "adamw_bnb_8bit", "paged_adamw_8bit")}
 """Optimizers that need less memory: the same arithmetic without copies, 8-bit state, state that the driver may move."""
 FEWER_BITS = ("int8", "nf4")

@@ -53,6 +53,7 @@ def command(
     from harness.budget import plan
     from harness.checks import check_arms
     from harness.cli._bars import Pen
+    from harness.cli._forecast import processor_of, records_of
     from harness.cli._plan import render, unicode_fits
     from harness.cli._presets import find_study
     from harness.spec import load_study
@@ -61,12 +62,12 @@ def command(
     spec = load_study(find_study(study), overrides)
     check_arms(spec)
     check_metric(spec)
-    processor = _processor(spec, study, gpu)
+    processor = processor_of(spec, study, gpu)
     if probe:
         if gpu is not None:
             raise click.UsageError("--probe measures this machine; leave out --gpu.", ctx)
         _probe(spec, processor, store)
-    found = plan(spec, processor, _records(spec, store), _noise(spec, store))
+    found = plan(spec, processor, records_of(spec, store), _noise(spec, store))
     if as_json:
         click.echo(found.model_dump_json(indent=2))
         return
@@ -102,43 +103,6 @@ def _probe(spec: "StudySpec", processor: "Processor", store: Path) -> None:
         probe(spec, Store(store), launcher, Forecaster(spec, processor), tell)
     finally:
         launcher.stop()
-
-
-def _processor(spec: "StudySpec", study: str, gpu: str | None) -> "Processor":
-    """What is named, else this machine's GPU, or its CPU for a study that does not ask for a GPU."""
-    from harness.errors import SpecError
-    from harness.forecast import processors
-
-    if gpu is not None:
-        return processors.find(gpu)
-    if spec.controls.device == "cpu":
-        return processors.find("cpu")
-    here = processors.here()
-    if spec.controls.device == "cuda" and here.kind != "cuda":
-        raise SpecError(
-            f"{spec.name} needs a GPU (controls.device is cuda) and this machine has none to plan for",
-            f'name one: harness plan {study} --gpu "RTX 4090"   (or a size: --gpu "24 GB")',
-        )
-    return here
-
-
-def _records(spec: "StudySpec", store: Path) -> "list[Record]":
-    """Finished runs of studies on the same model, which may sharpen the forecast."""
-    if not store.is_dir():
-        return []
-    from harness.errors import HarnessError
-    from harness.spec import load_study
-
-    found: list[Record] = []
-    for path in sorted(store.glob("*/study.yaml")):
-        try:
-            if load_study(path).controls.model == spec.controls.model:
-                from harness.store import StudyStore
-
-                found += StudyStore(path.parent).records()
-        except HarnessError as error:
-            click.echo(f"warning: runs of {path.parent.name} are not used: {error.message}", err=True)
-    return found
 
 
 def _noise(spec: "StudySpec", store: Path) -> "list[Difference]":

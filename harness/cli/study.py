@@ -117,11 +117,11 @@ def _bits(store: "StudyStore", spec: "StudySpec") -> None:
 
 def _forecaster(spec: "StudySpec", store: Path) -> "Forecaster | None":
     """Forecasts for this machine, sharpened by what the store has measured; None where the model has none."""
-    from harness.cli.plan import _processor, _records
+    from harness.cli._forecast import processor_of, records_of
     from harness.planning import Forecaster
 
     try:
-        return Forecaster(spec, _processor(spec, spec.name, None), _records(spec, store))
+        return Forecaster(spec, processor_of(spec, spec.name, None), records_of(spec, store))
     except Exception as error:  # whatever is wrong with it, a study runs without a forecast
         click.echo(f"warning: no forecast: {str(error) or type(error).__name__}", err=True)
         return None

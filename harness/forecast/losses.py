@@ -4,8 +4,6 @@ from harness.forecast.setup import Loss
 
 CHUNKED_IN = 8
 """Chunks of torchtune's chunked loss."""
-CHUNK_TOKENS = 256
-"""Tokens at a time in TRL's chunked loss (trl#5846)."""
 
 
 def loss_bytes(
@@ -18,7 +16,6 @@ def loss_bytes(
     head_trained: bool = False,
     logit_bytes: float | None = None,
     state_bytes: int | None = None,
-    chunks: int | None = None,
 ) -> int:
     """Peak bytes of logits and loss for `tokens` positions, `width` bytes per value and `state_bytes` per
     value of the last hidden state (None: as counted).
@@ -36,12 +33,11 @@ def loss_bytes(
         per_logit = logit_bytes if logit_bytes is not None else 4.0 * width
         return round(per_logit * logits + (2 * width if state_bytes is None else state_bytes) * states)
     if loss == "liger":
-        chunks = chunks or power_of_two(-(-vocabulary // hidden))
+        chunks = power_of_two(-(-vocabulary // hidden))
         head = 2 * width * vocabulary * hidden if head_trained else 0
         return round(states * 4 * width + 6 * logits / chunks + head)
     if loss == "chunked":
-        chunks = chunks or CHUNKED_IN
-        return round((width + 12) * logits / chunks + 3 * width * states)
+        return round((width + 12) * logits / CHUNKED_IN + 3 * width * states)
     return 2 * width * states
 
 

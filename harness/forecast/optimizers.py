@@ -2,9 +2,6 @@
 
 from harness.spec import Value
 
-SMALL = 4096
-"""Tensors of fewer weights keep 32-bit state in bitsandbytes' 8-bit optimizers."""
-
 
 class Kept(Value):
     """Bytes per trained weight whose own dtype takes `width` bytes."""
