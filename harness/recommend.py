@@ -1,11 +1,13 @@
 """From verdicts and limits to the configuration to use, what it costs, and what would settle an open question.
 
 Limits come first. Among the arms that keep them the cheapest one *shown* to be within the margin of every other is
-recommended; where none is shown the default action is the cheapest, with the quality that this is expected to lose.
+recommended; where none is shown the default action is the cheapest that may be the best one, with the quality that
+this is expected to lose.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +23,14 @@ from harness.ranking import (
     upper_bound,
     within_margin,
 )
-from harness.spec import Prices
+from harness.spec import Prices, StudySpec
 from harness.store import StudyStore
 from harness.summary import ArmRow, Evidence, Summary, gather, summarise
 
 Feasible = Literal["yes", "no", "unknown"]
+
+FEW = 4
+"""Arms that are named one by one."""
 
 HEADROOM = 1.05
 """A run's peak times this must fit: the same batch does not always land on the same fragments."""
@@ -44,6 +49,10 @@ class Limits:
     """Least score, in units of the metric: the lower bound of the arm's mean must reach it (upper for a loss)."""
     margin: float | None = None
     """Instead of the study's; then the answer is exploratory."""
+    metric: str | None = None
+    """Instead of the study's; then the answer is exploratory, and the margin is 0 unless one is given."""
+    per_hour: float | None = None
+    """Price of an hour, instead of the study's."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +118,26 @@ class Recommendation:
 
 
 def recommend(store: StudyStore, limits: Limits) -> Recommendation:
-    """What to use under the limits, from a study's results."""
-    evidence, summary = gather(store), summarise(store)
-    spec = evidence.spec
-    margin = spec.objective.margin if limits.margin is None else limits.margin
+    """What to use under the limits, from a study's results.
+
+    Raises:
+        SpecError: no run was scored on the metric that is named.
+    """
+    evidence = gather(store, limits.metric)
+    return decide(evidence, summarise(store, evidence), limits)
+
+
+def decide(evidence: Evidence, summary: Summary, limits: Limits) -> Recommendation:
+    """The same from what was gathered, for several limits in turn."""
+    spec = _priced(evidence.spec, limits.per_hour)
+    evidence = replace(evidence, spec=spec)
+    margin = evidence.margin if limits.margin is None else limits.margin
     candidates = _candidates(evidence, summary, limits, margin)
     fitting = [c for c in candidates if c.feasible == "yes" and c.quality is not None]
     comparison = evidence.against(spec.baseline, list(spec.arms), margin)
     verdicts = comparison.verdicts if comparison else []
     better = evidence.higher_is_better
-    chosen, answer = _choose(fitting, evidence.refusal)
+    chosen, answer = _choose(fitting, evidence.refusal, margin, better)
     open_ = [v for v in verdicts if v.label == "not shown" and _feasible(candidates, v.arm)]
     settling, too_close = _what_settles(open_, evidence, summary, margin, spec.prices)
     noise = [v.noise for v in verdicts if v.noise]
@@ -133,8 +152,14 @@ def recommend(store: StudyStore, limits: Limits) -> Recommendation:
         too_close=too_close,
         naive=_naive(fitting, margin, better),
         decidable_gap=max(decidable_gap(n, evidence.seeds, alpha=evidence.alpha) for n in noise) if noise else None,
-        exploratory=bool(evidence.changed) or (limits.margin is not None and limits.margin != spec.objective.margin),
+        exploratory=bool(evidence.changed) or (limits.margin is not None and limits.margin != evidence.margin),
     )
+
+
+def _priced(spec: StudySpec, per_hour: float | None) -> StudySpec:
+    if per_hour is None:
+        return spec
+    return spec.model_copy(update={"prices": spec.prices.model_copy(update={"per_hour": per_hour})})
 
 
 def break_even(cost_difference: float, quality_difference: float) -> float | None:
@@ -143,41 +168,40 @@ def break_even(cost_difference: float, quality_difference: float) -> float | Non
 
 
 def _candidates(evidence: Evidence, summary: Summary, limits: Limits, margin: float) -> list[Candidate]:
+    """Every arm under the limits. How they compare is said of those that keep them: the others are no choice."""
     better, scores = evidence.higher_is_better, evidence.scores
-    rows = {row.arm: row for row in summary.arms}
-    costs = {name: _run_cost(row, evidence.spec.prices) for name, row in rows.items()}
-    close: dict[str, bool] = {}
-    may_be: list[str] = []
+    costs = {row.arm: _run_cost(row, evidence.spec.prices) for row in summary.arms}
+    judged = [_candidate(row, evidence, limits, costs[row.arm]) for row in summary.arms]
+    fitting = scores[scores["arm"].isin([c.arm for c in judged if c.feasible == "yes"])]
+    if evidence.refusal or not len(fitting):
+        return judged
+    close = within_margin(fitting, margin, evidence.alpha, higher_is_better=better)
+    may_be = best_set(fitting, evidence.alpha, higher_is_better=better)
     chances: dict[str, tuple[float, float, float]] = {}
-    if not evidence.refusal and len(scores):
-        close = within_margin(scores, margin, evidence.alpha, higher_is_better=better)
-        may_be = best_set(scores, evidence.alpha, higher_is_better=better)
-        try:
-            names, drawn = draws(scores)
-            front = front_probability(drawn, [costs[n] or 0.0 for n in names], higher_is_better=better)
-            best = best_probability(drawn, higher_is_better=better)
-            regret = expected_regret(drawn, higher_is_better=better)
-            chances = {n: (float(best[i]), float(front[i]), float(regret[i])) for i, n in enumerate(names)}
-        except Refused:
-            pass
+    try:
+        names, drawn = draws(fitting)
+        front = front_probability(drawn, [costs[n] or 0.0 for n in names], higher_is_better=better)
+        best = best_probability(drawn, higher_is_better=better)
+        regret = expected_regret(drawn, higher_is_better=better)
+        chances = {n: (float(best[i]), float(front[i]), float(regret[i])) for i, n in enumerate(names)}
+    except Refused:
+        pass
     return [
-        _candidate(row, evidence, limits, costs[name], close.get(name, False), name in may_be, chances.get(name))
-        for name, row in rows.items()
+        replace(
+            c,
+            within_margin=close.get(c.arm, False),
+            may_be_best=c.arm in may_be,
+            best_probability=chances[c.arm][0] if c.arm in chances else None,
+            front_probability=chances[c.arm][1] if c.arm in chances else None,
+            expected_regret=chances[c.arm][2] if c.arm in chances else None,
+        )
+        for c in judged
     ]
 
 
-def _candidate(
-    row: ArmRow,
-    evidence: Evidence,
-    limits: Limits,
-    cost: float | None,
-    close: bool,
-    may_be_best: bool,
-    chances: tuple[float, float, float] | None,
-) -> Candidate:
+def _candidate(row: ArmRow, evidence: Evidence, limits: Limits, cost: float | None) -> Candidate:
     hours = upper_bound([s / 3600 for s in row.run_seconds])
     feasible, why = _within_limits(row, evidence, limits, hours, cost)
-    best, front, regret = chances or (None, None, None)
     score = row.score
     return Candidate(
         arm=row.arm,
@@ -190,11 +214,11 @@ def _candidate(
         run_hours=hours,
         run_cost=cost,
         spent_hours=row.spent_seconds / 3600,
-        within_margin=close,
-        may_be_best=may_be_best,
-        best_probability=best,
-        front_probability=front,
-        expected_regret=regret,
+        within_margin=False,
+        may_be_best=False,
+        best_probability=None,
+        front_probability=None,
+        expected_regret=None,
     )
 
 
@@ -224,12 +248,23 @@ def _within_limits(
     return "yes", None
 
 
-def _choose(fitting: Sequence[Candidate], refusal: str | None) -> tuple[Candidate | None, Any]:
+def _choose(
+    fitting: Sequence[Candidate], refusal: str | None, margin: float, better: bool
+) -> tuple[Candidate | None, Any]:
+    """The cheapest that is shown to be close; else the cheapest that may be the best one; else what means say."""
     by_cost = sorted(fitting, key=_price)
+    if not by_cost:
+        return None, "none"
     shown = [c for c in by_cost if c.within_margin and not refusal]
     if shown:
         return shown[0], "shown"
-    return (by_cost[0], "default") if by_cost else (None, "none")
+    open_ = [c for c in by_cost if c.may_be_best]
+    return (open_[0] if _comparable(fitting) and open_ else _by_means(fitting, margin, better)), "default"
+
+
+def _comparable(fitting: Sequence[Candidate]) -> bool:
+    """Whether the noise between them is known, so that some may be ruled out."""
+    return any(c.best_probability is not None for c in fitting)
 
 
 def _price(candidate: Candidate) -> tuple[float, int]:
@@ -285,22 +320,32 @@ def _sentence(
     margin: float,
 ) -> str:
     if chosen is None:
-        reasons = "; ".join(f"{c.arm}: {c.why}" for c in candidates if c.why)
-        return f"No configuration keeps the limits ({reasons})."
+        return f"No configuration keeps the limits ({_reasons(candidates)})."
     unit = f"{margin:g} of {evidence.metric}"
-    if evidence.refusal:
-        return f"Nothing is shown yet ({evidence.refusal}); until then use {chosen.arm}, the cheapest that fits."
+    if evidence.refusal or not _comparable(fitting):
+        why = evidence.refusal or "the noise between runs is not known"
+        close = f"the cheapest whose mean is within {unit} of the best mean, noise ignored"
+        return f"Nothing is shown yet ({why}); until then use {chosen.arm}: {close}."
     if answer == "shown":
         if len(fitting) == 1 and len(candidates) > 1:
             return f"Use {chosen.arm}: it is the only configuration within the limits."
         return f"Use {chosen.arm}: it is the cheapest configuration shown to be within {unit} of every other one."
-    lost = (
-        f", expected to lose {chosen.expected_regret:.3f} against the best"
-        if chosen.expected_regret is not None
-        else ""
-    )
+    lost = f", expected to lose {chosen.expected_regret:.3f} against it" if chosen.expected_regret is not None else ""
     return (
-        f"Not shown which configuration is within {unit} of the best; use {chosen.arm}, the cheapest that fits{lost}."
+        f"Not shown which configuration is within {unit} of the best; use {chosen.arm}, "
+        f"the cheapest that may be the best{lost}."
+    )
+
+
+def _reasons(candidates: Sequence[Candidate]) -> str:
+    """Why none fits: reason by reason, arms that share one counted where they are many."""
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for candidate in candidates:
+        if candidate.why:
+            by_reason[candidate.why].append(candidate.arm)
+    return "; ".join(
+        f"{', '.join(arms) if len(arms) <= FEW else f'{len(arms)} configurations'}: {why}"
+        for why, arms in by_reason.items()
     )
 
 
@@ -357,12 +402,14 @@ def _details(
     return lines
 
 
-def _naive(fitting: Sequence[Candidate], margin: float, better: bool) -> str:
+def _by_means(fitting: Sequence[Candidate], margin: float, better: bool) -> Candidate:
     """The cheapest arm whose mean is within the margin of the best mean, noise ignored."""
-    if not fitting:
-        return "nothing fits"
     sign = 1 if better else -1
     best = max((c.quality or 0.0) * sign for c in fitting)
-    close = [c for c in fitting if (c.quality or 0.0) * sign >= best - margin]
-    arm = min(close, key=_price).arm
-    return f"comparing means would pick {arm}, as if nothing were noise"
+    return min((c for c in fitting if (c.quality or 0.0) * sign >= best - margin), key=_price)
+
+
+def _naive(fitting: Sequence[Candidate], margin: float, better: bool) -> str:
+    if not fitting:
+        return "nothing fits"
+    return f"comparing means would pick {_by_means(fitting, margin, better).arm}, as if nothing were noise"

@@ -10,9 +10,10 @@ import pandas as pd
 from scipy import stats
 
 from harness.compare import Comparison, Verdict, compare, look_alpha, refuse
+from harness.errors import SpecError, did_you_mean
 from harness.intervals import mean_interval
 from harness.protocol import Declaration, changes, declare
-from harness.record import NO_ROOM, Record, Score, confirmations, outcomes
+from harness.record import NO_ROOM, OBJECTIVE, Record, Score, confirmations, outcomes
 from harness.spec import AUTO, StudySpec
 from harness.store import StudyStore
 from harness.tasks import task_name, tasks_of
@@ -121,6 +122,13 @@ class Evidence:
     """What was decided after the study began."""
     scores: pd.DataFrame
     """Per item, seed and arm on the primary metric."""
+    chosen: bool
+    """The metric was named by whoever asks, and is not the study's."""
+
+    @property
+    def margin(self) -> float:
+        """The study's own is in units of its own metric; none was declared for another one."""
+        return 0.0 if self.chosen else self.spec.objective.margin
 
     def against(self, baseline: str, arms: Sequence[str], margin: float | None = None) -> Comparison | None:
         """Arms against one of them, in the order given; None before the baseline has any score."""
@@ -139,17 +147,27 @@ class Evidence:
             return None
         order = {name: i for i, name in enumerate(arms)}
         kept = scores[scores["arm"].isin(order)].sort_values("arm", key=lambda a: a.map(order), kind="stable")
-        used = self.spec.objective.margin if margin is None else margin
+        used = self.margin if margin is None else margin
         found = compare(kept, baseline, used, self.alpha, higher_is_better=better)
         return refuse(found, self.refusal) if self.refusal else found
 
 
-def gather(store: StudyStore) -> Evidence:
-    """Read a study's results and decide what of them may be judged now."""
+def gather(store: StudyStore, metric: str | None = None) -> Evidence:
+    """Read a study's results and decide what of them may be judged now.
+
+    Args:
+        metric: judge this one instead of the study's own: what comes of it is exploratory.
+
+    Raises:
+        SpecError: no confirmed run was scored on it.
+    """
     spec = store.spec()
     declared = store.declared() or declare(spec)
     records = [r for r in store.records() if r.question_id == spec.question_id]
-    metric = primary_metric(spec, records)
+    own = primary_metric(spec, records)
+    metric = metric or own
+    if metric != own and metric not in (known := metrics(records)):
+        raise SpecError(f"no run of {spec.name} was scored on {metric!r}; {did_you_mean(metric, [own, *known])}")
     sample = next((s for r in records for s in r.scores if score_name(s) == metric), None)
     stored = spec.arms[spec.baseline].quantization
     bases = [r for r in records if r.trial.arm == ZERO_SHOT and r.status == "done" and r.trial.quantization == stored]
@@ -174,9 +192,16 @@ def gather(store: StudyStore) -> Evidence:
         alpha=look_alpha(declared.alpha, declared.looks),
         refusal=_undeclared(declared, reached) or _unequal_tuning(spec, records) or different_versions(runs),
         early=_undeclared(declared, reached),
-        changed=changes(declared, spec),
+        changed=[*changes(declared, spec), *([f"metric was {own} and is {metric}"] if metric != own else [])],
         scores=judged_scores(store, runs, metric),
+        chosen=metric != own,
     )
+
+
+def metrics(records: Sequence[Record]) -> list[str]:
+    """What confirmed runs were scored on, but for the loss that tuning saw."""
+    named = dict.fromkeys(score_name(s) for r in records if r.phase == "confirm" for s in r.scores)
+    return [name for name in named if name != OBJECTIVE]
 
 
 def settled(store: StudyStore) -> bool:
@@ -187,9 +212,9 @@ def settled(store: StudyStore) -> bool:
     return found is not None and bool(found.verdicts) and not any(v.label in open_ for v in found.verdicts)
 
 
-def summarise(store: StudyStore) -> Summary:
-    """Read a study's results and say what they show."""
-    evidence = gather(store)
+def summarise(store: StudyStore, evidence: Evidence | None = None) -> Summary:
+    """Read a study's results, or take what was read of them, and say what they show."""
+    evidence = evidence or gather(store)
     spec, records, metric = evidence.spec, evidence.records, evidence.metric
     comparison = evidence.against(spec.baseline, list(spec.arms))
     others = [name for name in spec.arms if name != spec.baseline]
@@ -201,7 +226,7 @@ def summarise(store: StudyStore) -> Summary:
         question=spec.question,
         metric=metric,
         higher_is_better=evidence.higher_is_better,
-        margin=spec.objective.margin,
+        margin=evidence.margin,
         level=spec.objective.level,
         zero_shot={score_name(s): s.value for s in zero.scores} if zero else {},
         majority=next((s.majority for s in zero.scores if score_name(s) == metric), None) if zero else None,

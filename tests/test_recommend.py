@@ -10,6 +10,7 @@ from conftest import MakeRecord, MakeSpec
 from test_cli_results import writer
 
 from harness.compare import look_alpha
+from harness.errors import SpecError
 from harness.protocol import changes, declare
 from harness.recommend import Limits, break_even, recommend
 from harness.store import Store, StudyStore
@@ -156,6 +157,60 @@ def test_limits_come_first(fill: Fill, make_record: MakeRecord) -> None:
     strict = recommend(store, Limits(quality=0.8))
     assert {c.arm: c.feasible for c in strict.candidates} == {"full": "yes", "lora": "no"}
     assert "the only configuration within the limits" in strict.sentence
+
+
+def test_arms_beyond_the_limits_do_not_stand_in_the_way_of_those_within(fill: Fill, make_record: MakeRecord) -> None:
+    store = fill({"full": 0.95, "lora": 0.2})
+    peaks = {c.arm: c.peak_bytes for c in recommend(store, Limits()).candidates}
+    heavy = [r for r in store.records() if r.phase == "confirm" and r.trial.arm == "full"]
+    for record in heavy:
+        assert record.memory is not None
+        memory = record.memory.model_copy(update={"weights": 10 * record.memory.weights})
+        store.write(record.model_copy(update={"memory": memory, "attempt": 2}))
+    assert peaks["lora"] is not None
+    found = recommend(store, Limits(memory_bytes=2 * peaks["lora"]))
+    assert (found.answer, found.arm) == ("shown", "lora"), "full is better by far, and no choice"
+    assert "the only configuration within the limits" in found.sentence
+    assert {c.arm: c.best_probability for c in found.candidates} == {"full": None, "lora": 1.0}
+
+
+def test_an_arm_that_is_shown_to_lose_is_not_the_default_however_cheap(fill: Fill, make_record: MakeRecord) -> None:
+    store = fill({"full": 0.6, "lora": 0.1})
+    for record in [r for r in store.records() if r.phase == "confirm" and r.trial.arm == "lora"]:
+        store.write(record.model_copy(update={"seconds": record.seconds / 100, "attempt": 2}))
+    found = recommend(store, Limits(margin=0.0))
+    assert found.arm == "full", "lora costs a hundredth and is ruled out as the best"
+
+
+def test_without_any_comparison_the_cheapest_close_mean_is_named_and_called_noise(fill: Fill) -> None:
+    found = recommend(fill({"full": 0.95, "lora": 0.2}, {"full": 1, "lora": 1}, confirm={"seeds": [101]}), Limits())
+    assert (found.answer, found.arm) == ("default", "full"), "a run of lora costs the same and is far behind"
+    assert "Nothing is shown yet (the noise between runs is not known)" in found.sentence
+    assert "noise ignored" in found.sentence
+
+
+def test_another_metric_may_be_asked_for_and_is_exploratory(fill: Fill) -> None:
+    store = fill({"full": 0.95, "lora": 0.2})
+    found = recommend(store, Limits(metric="test_loss"))
+    assert found.exploratory
+    assert "0 of test_loss" in found.sentence, "the study's margin is in units of its own metric"
+    assert not recommend(store, Limits(metric=gather(store).metric)).exploratory
+    with pytest.raises(SpecError, match=r"no run of s was scored on 'tset_loss'; did you mean test_loss\?"):
+        recommend(store, Limits(metric="tset_loss"))
+
+
+def test_a_price_given_by_hand_makes_money_a_limit(fill: Fill) -> None:
+    store = fill({"full": 0.95, "lora": 0.9})
+    hours = max(c.run_cost or 0.0 for c in recommend(store, Limits()).candidates)
+    assert recommend(store, Limits(money=1.0)).answer == "none", "no price is known"
+    assert recommend(store, Limits(money=1.0, per_hour=0.5 / hours)).answer != "none"
+    assert recommend(store, Limits(money=1.0, per_hour=2.0 / hours)).answer == "none"
+
+
+def test_many_arms_with_one_reason_are_counted(fill: Fill, make_spec: MakeSpec) -> None:
+    arms = {f"a{i}": {"method": "lora", "quantization": "fp32", "params": {"learning_rate": 1e-3}} for i in range(6)}
+    found = recommend(fill({}, arms=arms), Limits())
+    assert found.sentence == "No configuration keeps the limits (6 configurations: no confirmed run)."
 
 
 def test_another_margin_than_the_declared_one_is_exploratory(fill: Fill) -> None:

@@ -19,12 +19,14 @@ GIB = 1 << 30
 @click.option("--vram", type=click.FloatRange(0, min_open=True), help="GPU memory in GiB that a run must fit in.")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), help="Most hours for one run.")
 @click.option(
-    "--money", type=click.FloatRange(0, min_open=True), help="Most money for one run (needs prices.per_hour)."
+    "--money", type=click.FloatRange(0, min_open=True), help="Most money for one run (needs a price per hour)."
 )
 @click.option("--quality", type=float, help="Least score that the configuration must be shown to reach.")
 @click.option(
     "--margin", type=click.FloatRange(0), help="Differences up to this do not matter.  [default: the study's]"
 )
+@click.option("--metric", help="What to judge by, as `harness show` names it.  [default: the study's]")
+@click.option("--per-hour", type=click.FloatRange(0), help="Price of an hour.  [default: the study's prices.per_hour]")
 @store_option
 @json_option
 def command(
@@ -34,6 +36,8 @@ def command(
     money: float | None,
     quality: float | None,
     margin: float | None,
+    metric: str | None,
+    per_hour: float | None,
     store: Path,
     as_json: bool,
 ) -> int:
@@ -44,18 +48,20 @@ def command(
     import json
 
     from harness.cli.compare import _only
-    from harness.recommend import Limits, recommend
+    from harness.recommend import Limits, decide
     from harness.store import Store
-    from harness.summary import summarise
+    from harness.summary import gather, summarise
 
     results = Store(store)
     one = results.study(study or _only(results.studies(), store))
-    limits = Limits(int(vram * GIB) if vram else None, hours, money, quality, margin)
-    found = recommend(one, limits)
+    limits = Limits(int(vram * GIB) if vram else None, hours, money, quality, margin, metric, per_hour)
+    evidence = gather(one, metric)
+    summary = summarise(one, evidence)
+    found = decide(evidence, summary, limits)
     if as_json:
         click.echo(json.dumps({"study": one.folder.name, **found.as_json()}, indent=2))
     else:
-        click.echo(_text(found, summarise(one)))
+        click.echo(_text(found, summary))
     return 0 if found.answer == "shown" else 5
 
 
