@@ -16,7 +16,7 @@ setup: $(READY)  ## make .venv with the tested versions (again only when pyproje
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,hqq,torchao,wandb,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,hqq,torchao,wandb,dashboard,dev]'
 	@touch $@
 
 study: setup  ## run or continue a study: make study STUDY=tiny-methods ARGS='search.trials=4'

@@ -103,19 +103,8 @@ PACKAGES = {
 }  # fmt: skip
 
 # the trainer's settings that a record holds, so that its row is as long as a real one
-UNSET = """activation_checkpointing_kwargs chat_template_path completion_only_loss dataloader_prefetch_factor
-dataset_num_proc ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph deepspeed
-eval_accumulation_steps eval_packing eval_steps fsdp fsdp_config gradient_checkpointing_kwargs greater_is_better
-hub_model_id hub_private_repo hub_revision label_names liger_kernel_config lr_scheduler_kwargs max_length
-metric_for_best_model model_init_kwargs neftune_noise_alpha optim_args optim_target_modules pad_to_multiple_of
-parallelism_config resume_from_checkpoint router_aux_loss_coef run_name save_total_limit tf32 torch_compile_backend
-torch_compile_mode torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id""".split()
-OFF = """activation_checkpointing activation_offloading assistant_only_loss auto_find_batch_size batch_eval_metrics bf16
-bf16_full_eval dataloader_drop_last dataloader_persistent_workers dataloader_pin_memory do_eval do_predict do_train
-enable_jit_checkpoint eval_on_start fp16 fp16_full_eval full_determinism gradient_checkpointing hub_always_push
-load_best_model_at_end log_on_each_node logging_first_step logging_nan_inf_filter packing padding_free
-prediction_loss_only push_to_hub remove_unused_columns restore_callback_states_from_checkpoint save_on_each_node
-save_only_model shuffle_dataset torch_compile trust_remote_code use_cache use_liger_kernel""".split()
+UNSET = ["activation_checkpointing_kwargs", "chat_template_path", "completion_only_loss", "dataloader_prefetch_factor", "dataset_num_proc", "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_static_graph", "deepspeed", "eval_accumulation_steps", "eval_packing", "eval_steps", "fsdp", "fsdp_config", "gradient_checkpointing_kwargs", "greater_is_better", "hub_model_id", "hub_private_repo", "hub_revision", "label_names", "liger_kernel_config", "lr_scheduler_kwargs", "max_length", "metric_for_best_model", "model_init_kwargs", "neftune_noise_alpha", "optim_args", "optim_target_modules", "pad_to_multiple_of", "parallelism_config", "resume_from_checkpoint", "router_aux_loss_coef", "run_name", "save_total_limit", "tf32", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps", "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id"]
+OFF = ["activation_checkpointing", "activation_offloading", "assistant_only_loss", "auto_find_batch_size", "batch_eval_metrics", "bf16", "bf16_full_eval", "dataloader_drop_last", "dataloader_persistent_workers", "dataloader_pin_memory", "do_eval", "do_predict", "do_train", "enable_jit_checkpoint", "eval_on_start", "fp16", "fp16_full_eval", "full_determinism", "gradient_checkpointing", "hub_always_push", "load_best_model_at_end", "log_on_each_node", "logging_first_step", "logging_nan_inf_filter", "packing", "padding_free", "prediction_loss_only", "push_to_hub", "remove_unused_columns", "restore_callback_states_from_checkpoint", "save_on_each_node", "save_only_model", "shuffle_dataset", "torch_compile", "trust_remote_code", "use_cache", "use_liger_kernel"]
 TRAINER: dict[str, Any] = {
     **dict.fromkeys(UNSET), **dict.fromkeys(OFF, False), "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
     "data_seed": 0, "ddp_timeout": 1800, "debug": [], "eval_strategy": "no", "gradient_accumulation_steps": 1,

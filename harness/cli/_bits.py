@@ -4,11 +4,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from harness.bits import DIVERGENCES, Bits, Question, Ways, Width
-from harness.cli._progress import duration, size
 from harness.cli._table import table
 from harness.compare import Verdict
 from harness.speed import Figures, Median
 from harness.summary import LOSS
+from harness.units import duration, size
 
 COLUMNS = 80
 

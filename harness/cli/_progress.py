@@ -16,6 +16,7 @@ from harness.record import Record
 from harness.spec import StudySpec
 from harness.summary import forecast_bytes, peak_bytes
 from harness.trial import Phase, Trial
+from harness.units import duration, size
 
 HEARTBEAT_SECONDS = 30.0
 """How often a plain log says that a trial is alive."""
@@ -190,24 +191,6 @@ def beside(measured: int, predicted: int | None) -> str:
     number, unit = size(predicted).split()
     same = size(measured).endswith(unit)
     return f"{size(measured)} (predicted {number}{'' if same else f' {unit}'})"
-
-
-def size(value: int | None) -> str:
-    """Bytes in binary units."""
-    if value is None:
-        return "-"
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if value >= scale:
-            return f"{value / scale:.1f} {unit}"
-    return f"{value / 1024:.1f} KiB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as `45 s`, `12 min` or `3 h 20 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _left(clock: Clock) -> str:

@@ -7,8 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from harness.cli._progress import duration, size
 from harness.summary import LOSS, ArmRow, Measured, Summary
+from harness.units import duration, size
 
 COSTS = ("chosen lr", "peak memory", "train time", "tokens/s", "runs")
 

@@ -158,7 +158,7 @@ def _differences(spec: "StudySpec", rows: "dict[str, ArmRow]", a: str, b: str) -
 
 
 def _text(found: dict[str, Any], a: str, b: str) -> str:
-    from harness.cli._progress import duration, size
+    from harness.units import duration, size
 
     if not found["metrics"]:
         return f"Not enough data: {a} and {b} both need confirmed runs. Go on with: harness study {found['study']}"

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from harness.recommend import Candidate, Recommendation
     from harness.summary import Summary
 
-GIB = 1 << 30
-
 
 @click.command(short_help="Say which configuration to use under your limits.")
 @click.argument("study", required=False)
@@ -51,6 +49,7 @@ def command(
     from harness.recommend import Limits, decide
     from harness.store import Store
     from harness.summary import gather, summarise
+    from harness.units import GIB
 
     results = Store(store)
     one = results.study(study or _only(results.studies(), store))
@@ -61,12 +60,13 @@ def command(
     if as_json:
         click.echo(json.dumps({"study": one.folder.name, **found.as_json()}, indent=2))
     else:
-        click.echo(_text(found, summary))
+        click.echo(_text(found, summary, evidence.spec.prices.currency))
     return 0 if found.answer == "shown" else 5
 
 
-def _text(found: "Recommendation", summary: "Summary") -> str:
+def _text(found: "Recommendation", summary: "Summary", currency: str) -> str:
     from harness.cli._table import table
+    from harness.decision import to_settle
 
     lines = [found.sentence, found.full_sentence, *found.details]
     if found.exploratory:
@@ -84,15 +84,7 @@ def _text(found: "Recommendation", summary: "Summary") -> str:
         "within margin",
     ]
     lines.append(table(head, [_row(c) for c in found.candidates]))
-    for s in found.settling:
-        more = f" and {s.items} items" if s.items > _items(summary) else ""
-        cost = f", {s.cost:.2f}" if s.cost is not None else ""
-        lines.append(
-            f"to settle {s.arm}: {s.seeds} seeds per arm{more}, {s.runs} runs, {s.hours:.2f} h{cost} ({s.chance:.0%})"
-        )
-    lines += [
-        f"{arm}: too close to call with a sensible number of runs; take the cheaper one" for arm in found.too_close
-    ]
+    lines += [f"to settle {line}" for line in to_settle(found, summary, currency)]
     if found.settling:
         lines.append(f"run them: harness next {summary.study} --run")
     lines.append(found.naive)
@@ -101,7 +93,7 @@ def _text(found: "Recommendation", summary: "Summary") -> str:
 
 
 def _row(c: "Candidate") -> list[str]:
-    from harness.cli._progress import size
+    from harness.units import size
 
     def number(value: float | None, form: str = ".3f") -> str:
         return "-" if value is None else f"{value:{form}}"
@@ -117,7 +109,3 @@ def _row(c: "Candidate") -> list[str]:
         number(c.front_probability, ".2f"),
         "shown" if c.within_margin else "not shown",
     ]
-
-
-def _items(summary: "Summary") -> int:
-    return max((v.items for v in summary.comparison.verdicts), default=0) if summary.comparison else 0

@@ -1,0 +1,1 @@
+"""Streamlit pages on the results: `app_pages` lays out, `views` says what is shown. Nothing here writes."""

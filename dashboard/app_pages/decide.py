@@ -1,0 +1,53 @@
+"""Which configuration to use, and is the dear one worth it."""
+
+import streamlit as st
+
+from dashboard import shared
+from dashboard.views import decide
+from harness import charts
+
+view = shared.current()
+decision = view.decision
+
+st.header(decision.question or f"What {decision.study} says")
+st.caption(shared.plain(decide.caption(view.evidence, decision)))
+
+verdict = decide.verdict(decision)
+with st.container(border=True):
+    st.badge(verdict.badge, icon=verdict.icon, color=verdict.color)
+    st.text(verdict.sentence)
+    st.text(verdict.baseline_sentence)
+    for line in decision.recommendation.details:
+        st.text(line)
+
+figures = decide.figures(decision)
+if figures:
+    for column, figure in zip(st.columns(len(figures)), figures, strict=True):
+        column.metric(
+            figure.name, figure.value, figure.delta, delta_color=figure.color, border=True, height="stretch",
+            help=figure.help, delta_arrow="off",
+        )  # fmt: skip
+
+st.subheader("All configurations, ranked")
+chart = charts.ranked(decision)
+if chart is None:
+    st.text(f"No configuration has a score yet. Go on with: harness study {decision.study}")
+else:
+    st.altair_chart(chart, alt=charts.ranked_alt(decision))
+    st.caption(shared.plain(decide.reading(decision)))
+st.text(decision.told_apart)
+st.dataframe(
+    decide.table(decision), hide_index=True, alt=f"Every configuration of {decision.study} with its figures",
+    column_config={"Configuration": st.column_config.TextColumn(pinned=True)},
+)  # fmt: skip
+
+st.subheader("What would settle the rest")
+lines = decision.to_settle or ["Nothing is open that more runs would settle."]
+for line in lines:
+    st.text(line)
+if decision.next_command:
+    st.code(decision.next_command, language=None, wrap_lines=True)
+
+if decision.held_back:
+    st.subheader("Before you trust it")
+    st.markdown("\n".join(f"- {shared.plain(line)}" for line in decision.held_back))

@@ -1,0 +1,166 @@
+"""What all pages share: which study, under which limits, read once and kept until results are added."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from harness.decision import Decision, make
+from harness.errors import HarnessError
+from harness.recommend import Limits
+from harness.store import Store, StudyStore
+from harness.summary import Evidence, Summary, gather, metrics, primary_metric, summarise
+from harness.units import GIB
+
+REFRESH = "5s"
+"""How often a page looks whether results were added."""
+
+KEPT = 12
+"""Studies and metrics that are kept in memory."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A study under the user's limits, as every page shows it."""
+
+    store: StudyStore
+    version: str
+    evidence: Evidence
+    summary: Summary
+    decision: Decision
+    limits: Limits
+
+
+def root() -> Path:
+    """The store that is shown: `HARNESS_STORE`, which `harness dashboard` sets."""
+    return Path(os.environ.get("HARNESS_STORE", "results"))
+
+
+def controls() -> None:
+    """The side bar: study and limits, each bound to the address of the page.
+
+    Raises:
+        HarnessError: the study cannot be read.
+    """
+    names = Store(root()).studies()
+    with st.sidebar:
+        _forget_unknown("study", names)
+        st.selectbox("Study", names, index=names.index(_latest(names)), key="study", bind="query-params")
+        view_of = StudyStore(root() / str(st.session_state["study"]))
+        spec = view_of.spec()
+        st.subheader("Limits", help="A configuration beyond one of them is no choice. Empty: no limit.")
+        _number("vram", "GPU memory (GiB)", "A run's peak with 5 % to spare must fit.")
+        _number("hours", "Hours per run", "Upper prediction bound of one run.")
+        _number("money", f"Money per run ({spec.prices.currency})", "Failed runs priced in. Needs a price per hour.")
+        _number("rate", f"Price per hour ({spec.prices.currency})", "Of the device that runs.", spec.prices.per_hour)
+        st.subheader("What counts")
+        records = [r for r in _evidence(str(view_of.folder), version(view_of), None).records]
+        own = primary_metric(spec, records)
+        known = list(dict.fromkeys([own, *metrics(records)]))
+        _forget_unknown("metric", known)
+        st.selectbox("Metric", known, key="metric", bind="query-params", format_func=lambda m: m.replace("/", " "))
+        declared = spec.objective.margin if st.session_state["metric"] == own else 0.0
+        _number("margin", "Margin", "Differences up to this do not matter, in units of the metric.", declared)
+        _number("quality", "Least quality", "A configuration must be shown to reach it, in units of the metric.")
+
+
+def current() -> View:
+    """What the controls ask for, read anew only where results were added.
+
+    Raises:
+        HarnessError: the study cannot be read.
+    """
+    state = st.session_state
+    store = StudyStore(root() / str(state["study"]))
+    spec = store.spec()
+    seen = version(store)
+    evidence = _evidence(str(store.folder), seen, None)
+    metric = state.get("metric")
+    if metric and metric != evidence.metric:
+        evidence = _evidence(str(store.folder), seen, metric)
+    summary = _summary(str(store.folder), seen, evidence.metric if evidence.chosen else None)
+    limits = Limits(
+        memory_bytes=int(state["vram"] * GIB) if state.get("vram") else None,
+        hours=state.get("hours") or None,
+        money=state.get("money") or None,
+        quality=state.get("quality"),
+        margin=None if state.get("margin") in {None, evidence.margin} else state["margin"],
+        metric=evidence.metric if evidence.chosen else None,
+        per_hour=None if state.get("rate") in {None, spec.prices.per_hour} else state["rate"],
+    )
+    decision = _decision(str(store.folder), seen, limits)
+    return View(store, seen, evidence, summary, decision, limits)
+
+
+def version(store: StudyStore) -> str:
+    trials = store.folder / "trials"
+    return f"{len(list(trials.glob('*.parquet')))} {trials.stat().st_mtime if trials.is_dir() else 0}"
+
+
+def link(view: View) -> str:
+    """The address of this very view, every value spelled out."""
+    limits = view.limits
+    asked = {
+        "study": view.store.folder.name,
+        "vram": None if limits.memory_bytes is None else f"{limits.memory_bytes / GIB:g}",
+        "hours": limits.hours,
+        "money": limits.money,
+        "rate": limits.per_hour,
+        "metric": limits.metric,
+        "margin": limits.margin,
+        "quality": limits.quality,
+    }
+    base = str(st.context.url or "").partition("?")[0]
+    return f"{base}?{urlencode({k: v for k, v in asked.items() if v is not None})}"
+
+
+def failed(error: HarnessError) -> None:
+    """An error as every page shows it: what is wrong, and what to run."""
+    st.error(plain(error.message), icon=":material/error:")
+    if error.remedy:
+        st.code(error.remedy, language=None, wrap_lines=True)
+
+
+def plain(text: str) -> str:
+    """Text for a Markdown element, shown as it is."""
+    for sign in "\\`*_[]$~<>#:":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+@st.cache_resource(max_entries=KEPT, show_spinner="Reading results")
+def _evidence(folder: str, version: str, metric: str | None) -> Evidence:
+    return gather(StudyStore(Path(folder)), metric)
+
+
+@st.cache_resource(max_entries=KEPT, show_spinner=False)
+def _summary(folder: str, version: str, metric: str | None) -> Summary:
+    return summarise(StudyStore(Path(folder)), _evidence(folder, version, metric))
+
+
+@st.cache_resource(max_entries=10 * KEPT, show_spinner=False)
+def _decision(folder: str, version: str, limits: Limits) -> Decision:
+    evidence, summary = _evidence(folder, version, limits.metric), _summary(folder, version, limits.metric)
+    return make(StudyStore(Path(folder)), evidence, summary, limits)
+
+
+def _latest(names: list[str]) -> str:
+    """The study that results were last added to."""
+
+    def changed(name: str) -> float:
+        trials = root() / name / "trials"
+        return trials.stat().st_mtime if trials.is_dir() else 0.0
+
+    return max(names, key=changed)
+
+
+def _number(key: str, label: str, words: str, value: float | None = None) -> None:
+    st.number_input(label, min_value=0.0, value=value, key=key, bind="query-params", help=words, format="%g", step=None)
+
+
+def _forget_unknown(key: str, known: list[str]) -> None:
+    """A choice that another study had is none of this one."""
+    if st.session_state.get(key) not in {None, *known}:
+        del st.session_state[key]

@@ -1,0 +1,75 @@
+"""`harness dashboard`: the results in a browser, on this machine only."""
+
+from pathlib import Path
+
+import click
+
+from harness.cli._options import store_option
+
+APP = Path(__file__).resolve().parent.parent.parent / "dashboard" / "app.py"
+
+
+@click.command(short_help="Look at results in a browser, on this machine only.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), help="Port to listen on.  [default: the first free one from 8501]"
+)
+@click.option("--open/--no-open", "opens", default=None, help="Open a browser.  [default: when on a terminal]")
+@store_option
+def command(port: int | None, opens: bool | None, store: Path) -> int:
+    """Look at the results of a store in a browser. Listens on 127.0.0.1 only, sends nothing anywhere, writes nothing.
+
+    Limits and choices are in the address of the page: a link opens the same view.
+    """
+    import importlib.util
+    import os
+    import subprocess
+    import sys
+
+    from harness.errors import NotReady
+
+    missing = [name for name in ("streamlit", "altair") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotReady(
+            f"the dashboard needs {' and '.join(missing)}, not installed here",
+            "pip install 'finetune-harness[dashboard]'",
+        )
+    opens = sys.stderr.isatty() if opens is None else opens
+    listening = port or _free(8501)
+    settings = {
+        "server.address": "127.0.0.1",
+        "server.port": listening,
+        "server.headless": str(not opens).lower(),
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "browser.serverAddress": "127.0.0.1",
+        "client.toolbarMode": "viewer",
+        "client.showErrorDetails": "none",
+        "theme.base": APP.parent / "theme.toml",
+    }
+    flags = [f"--{key}={value}" for key, value in settings.items()]
+    click.echo(f"http://127.0.0.1:{listening}  (results in {store}; Ctrl-C ends it)", err=True)
+    try:
+        return subprocess.call(
+            [sys.executable, "-m", "streamlit", "run", str(APP), *flags],
+            env={**os.environ, "HARNESS_STORE": str(store.resolve())},
+            stdout=subprocess.DEVNULL,
+        )
+    except KeyboardInterrupt:
+        return 0
+
+
+def _free(first: int) -> int:
+    """The first port from this one on that nothing listens on.
+
+    Raises:
+        NotReady: none of twenty is free.
+    """
+    import socket
+
+    from harness.errors import NotReady
+
+    for port in range(first, first + 20):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise NotReady(f"ports {first} to {first + 19} are taken", "harness dashboard --port N")

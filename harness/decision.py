@@ -1,0 +1,315 @@
+"""The decision as one artefact: what the page, the report and `decision.json` say under the user's limits.
+
+Everything in it comes from `recommend`, so its sentences are those of `harness recommend` word for word; added are the
+rows that are drawn, what the chosen configuration costs against the baseline, and how to make it again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from scipy import stats
+
+from harness import __version__, reproduce
+from harness.compare import Comparison, Interval, Label
+from harness.recommend import Candidate, Limits, Recommendation, decide
+from harness.record import NO_ROOM, Record
+from harness.spec import Scalar
+from harness.store import StudyStore
+from harness.summary import ArmRow, Evidence, Summary, gather, score_name, summarise
+from harness.units import GIB
+
+Standing = Literal["fits", "over a limit", "out of memory", "not known"]
+"""How a configuration stands: within the limits, beyond one, without room for a single run, or not to be judged."""
+
+SHARES = frozenset({"exact_match", "acc", "acc_norm", "accuracy", "f1"})
+"""Metrics that are shares of right answers: shown in percent."""
+COUNTED = SHARES - {"f1"}
+"""Of these the ones that count items, so that items alone have a binomial interval."""
+
+Spread = Literal["seeds", "items", "none"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration as it is drawn and listed."""
+
+    arm: str
+    method: str
+    quantization: str
+    standing: Standing
+    why: str | None
+    quality: float | None
+    """Mean over seeds, in units of the metric."""
+    low: float | None
+    high: float | None
+    spread: Spread
+    """Whether the bounds are over seeds (95 %, t), over items of one seed (95 %, Wilson 1927), or not known."""
+    seeds: int
+    peak_bytes: int | None
+    seconds: float | None
+    """Of one run, mean."""
+    hours: float | None
+    """Of one run, upper prediction bound."""
+    cost: float | None
+    """Of one run that succeeds: money where there is a price, else hours."""
+    energy_joules: float | None
+    """Of the training of one run."""
+    difference: Interval | None
+    """To the baseline, in units of the metric; None where nothing could be compared."""
+    label: Label | None
+    within_margin: bool
+    may_be_best: bool
+    best_probability: float | None
+    front_probability: float | None
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The configuration to use, and the baseline beside it."""
+
+    arm: str
+    trial_id: str
+    method: str
+    quantization: str
+    params: dict[str, Scalar]
+    micro_batch: int
+    adapter: str | None
+    """Folder of the adapter or model, relative to the study's folder."""
+    command: str | None
+    """Makes the run again; None for results that were made elsewhere."""
+    peak_bytes: int | None
+    baseline_peak_bytes: int | None
+    seconds: float | None
+    baseline_seconds: float | None
+    cost: float | None
+    baseline_cost: float | None
+    difference: Interval | None
+    """Of quality: chosen minus baseline."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a study says under the user's limits."""
+
+    study: str
+    question: str
+    origin: str | None
+    """Who made the results, where that was not this program."""
+    as_of: datetime | None
+    """Start of the latest run."""
+    metric: str
+    higher_is_better: bool
+    margin: float
+    limits: Limits
+    baseline: str
+    per_hour: float | None
+    currency: str
+    recommendation: Recommendation
+    rows: list[Row]
+    """The best mean first; those without any last."""
+    chosen: Chosen | None
+    zero_shot: float | None
+    """The base before training, on the same metric."""
+    told_apart: str
+    """How many cannot be told apart, as a sentence."""
+    to_settle: list[str]
+    """What would settle what is open, a sentence each."""
+    next_command: str | None
+    held_back: list[str]
+    """What a reader has to know before trusting it."""
+
+    @property
+    def cost_unit(self) -> str:
+        return self.currency if self.per_hour is not None else "h"
+
+    @property
+    def percent(self) -> bool:
+        """Whether the metric is a share, shown in percent."""
+        return self.metric.partition("/")[2] in SHARES
+
+    def as_json(self) -> dict[str, Any]:
+        """The file `decision.json`; its schema is in docs/dashboard.md."""
+        plain = asdict(self)
+        plain["as_of"] = self.as_of.isoformat() if self.as_of else None
+        return {"schema": 1, "harness": __version__, **plain}
+
+
+def of_study(store: StudyStore, limits: Limits) -> Decision:
+    """Read a study's results and decide.
+
+    Raises:
+        SpecError: no run was scored on the metric that is named.
+    """
+    evidence = gather(store, limits.metric)
+    return make(store, evidence, summarise(store, evidence), limits)
+
+
+def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits) -> Decision:
+    """The same from what was gathered, for several limits in turn."""
+    spec = evidence.spec
+    found = decide(evidence, summary, limits)
+    margin = evidence.margin if limits.margin is None else limits.margin
+    comparison = evidence.against(spec.baseline, list(spec.arms), margin)
+    by_arm = {row.arm: row for row in summary.arms}
+    rows = [_row(c, by_arm[c.arm], evidence, comparison) for c in found.candidates]
+    sign = -1 if evidence.higher_is_better else 1
+    origin = getattr(spec, "origin", None)
+    return Decision(
+        study=store.folder.name,
+        question=spec.question,
+        origin=origin.tool if origin else None,
+        as_of=max((r.started_at for r in evidence.records), default=None),
+        metric=evidence.metric,
+        higher_is_better=evidence.higher_is_better,
+        margin=margin,
+        limits=limits,
+        baseline=spec.baseline,
+        per_hour=spec.prices.per_hour if limits.per_hour is None else limits.per_hour,
+        currency=spec.prices.currency,
+        recommendation=found,
+        rows=sorted(rows, key=lambda r: (r.quality is None, sign * (r.quality or 0.0))),
+        chosen=_chosen(found, rows, evidence, store.folder),
+        zero_shot=summary.zero_shot.get(evidence.metric),
+        told_apart=told_apart(rows, spec.baseline),
+        to_settle=to_settle(found, summary, spec.prices.currency),
+        next_command=f"harness next {store.folder.name} --run" if found.settling else None,
+        held_back=[*(["Exploratory: decided after the study began."] if found.exploratory else []), *summary.caveats],
+    )
+
+
+def limits_said(limits: Limits, currency: str) -> str:
+    """The limits in words, for captions."""
+    said = [
+        *([f"{limits.memory_bytes / GIB:g} GiB of GPU memory"] if limits.memory_bytes is not None else []),
+        *([f"{limits.hours:g} h per run"] if limits.hours is not None else []),
+        *([f"{currency}{limits.money:g} per run"] if limits.money is not None else []),
+        *([f"quality of at least {limits.quality:g}"] if limits.quality is not None else []),
+    ]
+    return ", ".join(said) or "no limits"
+
+
+def flags(limits: Limits) -> list[str]:
+    """The same limits as options of `harness recommend` and `harness report`."""
+    values = {
+        "--vram": None if limits.memory_bytes is None else limits.memory_bytes / GIB,
+        "--hours": limits.hours,
+        "--money": limits.money,
+        "--quality": limits.quality,
+        "--margin": limits.margin,
+        "--metric": limits.metric,
+        "--per-hour": limits.per_hour,
+    }
+    return [
+        word
+        for name, value in values.items()
+        if value is not None
+        for word in (name, f"{value:g}" if isinstance(value, float) else str(value))
+    ]
+
+
+def told_apart(rows: Sequence[Row], baseline: str) -> str:
+    """`2 of the 3 others cannot be told apart from full.`"""
+    others = [r for r in rows if r.arm != baseline and r.quality is not None]
+    if not others:
+        return "There is nothing to tell apart yet."
+    alike = [r for r in others if r.difference is None or r.difference.low <= 0 <= r.difference.high]
+    whole = f"{len(alike)} of the {len(others)} others" if len(others) > 1 else f"{len(alike)} of 1 other"
+    return f"{whole} cannot be told apart from {baseline}."
+
+
+def to_settle(found: Recommendation, summary: Summary, currency: str) -> list[str]:
+    """What would settle each open arm, in the words of `harness recommend`."""
+    items = max((v.items for v in summary.comparison.verdicts), default=0) if summary.comparison else 0
+    lines = []
+    for s in found.settling:
+        more = f" and {s.items} items" if s.items > items else ""
+        cost = f", {currency}{s.cost:.2f}" if s.cost is not None else ""
+        runs = f"{s.seeds} seeds per arm{more}, {s.runs} more runs, {s.hours:.2f} h{cost}"
+        lines.append(f"{s.arm}: {runs}; a chance of {s.chance:.0%}")
+    close = "too close to call with a sensible number of runs; take the cheaper one"
+    return lines + [f"{arm}: {close}" for arm in found.too_close]
+
+
+def items_interval(score: float, items: int) -> tuple[float, float]:
+    """95 % interval of a share of right answers over items alone (Wilson 1927): noise between runs is not in it."""
+    bounds = stats.binomtest(round(score * items), items).proportion_ci(0.95, method="wilson")
+    return float(bounds.low), float(bounds.high)
+
+
+def _row(candidate: Candidate, row: ArmRow, evidence: Evidence, comparison: Comparison | None) -> Row:
+    verdict = next((v for v in comparison.verdicts if v.arm == row.arm), None) if comparison else None
+    low, high, spread = _bounds(row, evidence)
+    return Row(
+        arm=row.arm,
+        method=row.method,
+        quantization=row.quantization,
+        standing=_standing(candidate, row),
+        why=candidate.why,
+        quality=candidate.quality,
+        low=low,
+        high=high,
+        spread=spread,
+        seeds=row.score.seeds if row.score else 0,
+        peak_bytes=row.peak_bytes,
+        seconds=sum(row.run_seconds) / len(row.run_seconds) if row.run_seconds else None,
+        hours=candidate.run_hours,
+        cost=candidate.run_cost,
+        energy_joules=row.energy_joules,
+        difference=verdict.interval if verdict else None,
+        label=verdict.label if verdict else None,
+        within_margin=candidate.within_margin,
+        may_be_best=candidate.may_be_best,
+        best_probability=candidate.best_probability,
+        front_probability=candidate.front_probability,
+    )
+
+
+def _bounds(row: ArmRow, evidence: Evidence) -> tuple[float | None, float | None, Spread]:
+    """Over seeds; of a single one over its items, where they are counted."""
+    if row.score is None:
+        return None, None, "none"
+    if row.score.low is not None and row.score.high is not None:
+        return row.score.low, row.score.high, "seeds"
+    mine = (s for r in evidence.runs if r.trial.arm == row.arm for s in r.scores if score_name(s) == evidence.metric)
+    score = next(mine, None)
+    if score is None or score.metric not in COUNTED or not 0 <= score.value <= 1:
+        return None, None, "none"
+    return *items_interval(score.value, score.items), "items"
+
+
+def _standing(candidate: Candidate, row: ArmRow) -> Standing:
+    if candidate.quality is None and any(status in NO_ROOM for status in row.statuses):
+        return "out of memory"
+    if candidate.feasible == "yes":
+        return "fits"
+    return "over a limit" if candidate.feasible == "no" else "not known"
+
+
+def _chosen(found: Recommendation, rows: Sequence[Row], evidence: Evidence, folder: Path) -> Chosen | None:
+    run: Record | None = next((r for r in evidence.runs if r.trial.arm == found.arm), None)
+    if run is None:
+        return None
+    by_arm = {row.arm: row for row in rows}
+    mine, base = by_arm[run.trial.arm], by_arm[evidence.spec.baseline]
+    return Chosen(
+        arm=mine.arm,
+        trial_id=run.trial_id,
+        method=mine.method,
+        quantization=mine.quantization,
+        params=run.trial.params,
+        micro_batch=run.trial.training.per_pass,
+        adapter=run.adapter_path,
+        command=None
+        if getattr(evidence.spec, "origin", None)
+        else reproduce.command(run, evidence.spec, folder / "study.yaml"),
+        peak_bytes=mine.peak_bytes,
+        baseline_peak_bytes=base.peak_bytes,
+        seconds=mine.seconds,
+        baseline_seconds=base.seconds,
+        cost=mine.cost,
+        baseline_cost=base.cost,
+        difference=mine.difference,
+    )
