@@ -56,7 +56,7 @@ def controls() -> None:
         _number("money", f"Money per run ({spec.prices.currency})", "Failed runs priced in. Needs a price per hour.")
         _number("rate", f"Price per hour ({spec.prices.currency})", "Of the device that runs.", spec.prices.per_hour)
         st.subheader("What counts")
-        records = [r for r in _evidence(str(view_of.folder), version(view_of), None).records]
+        records = _evidence(str(view_of.folder), version(view_of), None).records
         own = primary_metric(spec, records)
         known = list(dict.fromkeys([own, *metrics(records)]))
         _forget_unknown("metric", known)
