@@ -109,7 +109,10 @@ def ranked(decision: Decision) -> Chart | None:
         strokeDash=alt.condition("datum['interval over'] == 'items, one seed'", alt.value([4, 3]), alt.value([1, 0])),
         tooltip=tips,
     )  # fmt: skip
-    points = base.mark_point(size=110, filled=True, opacity=1).encode(y=y, x=x, color=color, shape=shape, tooltip=tips)
+    larger = alt.condition("datum.role == 'to use'", alt.value(220), alt.value(110))
+    points = base.mark_point(filled=True, opacity=1).encode(
+        y=y, x=x, color=color, shape=shape, size=larger, tooltip=tips
+    )
     layers: list[Any] = [*_reference(decision, frame), bars, points]
     return alt.layer(*layers).properties(
         height=alt.Step(ROW_HEIGHT), padding={"left": 4, "top": 4, "right": 14, "bottom": 4}

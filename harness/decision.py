@@ -57,6 +57,8 @@ class Row:
     """Of one run that succeeds: money where there is a price, else hours."""
     energy_joules: float | None
     """Of the training of one run."""
+    spent_seconds: float
+    """What finding it took here: tuning, confirmation and failures."""
     difference: Interval | None
     """To the baseline, in units of the metric; None where nothing could be compared."""
     label: Label | None
@@ -215,9 +217,15 @@ def told_apart(rows: Sequence[Row], baseline: str) -> str:
     others = [r for r in rows if r.arm != baseline and r.quality is not None]
     if not others:
         return "There is nothing to tell apart yet."
-    alike = [r for r in others if r.difference is None or r.difference.low <= 0 <= r.difference.high]
-    whole = f"{len(alike)} of the {len(others)} others" if len(others) > 1 else f"{len(alike)} of 1 other"
-    return f"{whole} cannot be told apart from {baseline}."
+    alike = sum(r.difference is None or r.difference.low <= 0 <= r.difference.high for r in others)
+    if len(others) == 1:
+        return f"{others[0].arm} {'cannot' if alike else 'can'} be told apart from {baseline}."
+    if alike == 0:
+        return f"Each of the {len(others)} others can be told apart from {baseline}."
+    whole = "None" if alike == len(others) else f"{alike}"
+    return (
+        f"{whole} of the {len(others)} others {'can' if whole == 'None' else 'cannot'} be told apart from {baseline}."
+    )
 
 
 def to_settle(found: Recommendation, summary: Summary, currency: str) -> list[str]:
@@ -258,6 +266,7 @@ def _row(candidate: Candidate, row: ArmRow, evidence: Evidence, comparison: Comp
         hours=candidate.run_hours,
         cost=candidate.run_cost,
         energy_joules=row.energy_joules,
+        spent_seconds=row.spent_seconds,
         difference=verdict.interval if verdict else None,
         label=verdict.label if verdict else None,
         within_margin=candidate.within_margin,

@@ -12,21 +12,19 @@ decision = view.decision
 st.header(decision.question or f"What {decision.study} says")
 st.caption(shared.plain(decide.caption(view.evidence, decision)))
 
-verdict = decide.verdict(decision)
 with st.container(border=True):
-    st.badge(verdict.badge, icon=verdict.icon, color=verdict.color)
-    st.text(verdict.sentence)
-    st.text(verdict.baseline_sentence)
+    for sentence in decide.verdict(decision):
+        st.badge(sentence.badge, icon=sentence.icon, color=sentence.color)
+        st.markdown(f"**{shared.plain(sentence.text)}**")
     for line in decision.recommendation.details:
-        st.text(line)
+        st.caption(shared.plain(line))
 
 figures = decide.figures(decision)
-if figures:
-    for column, figure in zip(st.columns(len(figures)), figures, strict=True):
-        column.metric(
-            figure.name, figure.value, figure.delta, delta_color=figure.color, border=True, height="stretch",
-            help=figure.help, delta_arrow="off",
-        )  # fmt: skip
+for column, figure in zip(st.columns(len(figures)) if figures else [], figures, strict=True):
+    column.metric(
+        figure.name, figure.value, figure.delta, delta_color=figure.color, delta_arrow="off",
+        delta_description=figure.against, help=figure.help, border=True, height="stretch",
+    )  # fmt: skip
 
 st.subheader("All configurations, ranked")
 chart = charts.ranked(decision)
