@@ -9,7 +9,6 @@ from harness.decision import Decision, Row, limits_said
 from harness.summary import Evidence
 from harness.units import duration, money, size
 
-
 ALIKE = 0.01
 """Costs that differ by less are called the same."""
 
