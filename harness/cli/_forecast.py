@@ -30,7 +30,8 @@ def processor_of(spec: "StudySpec", study: str, gpu: str | None) -> "Processor":
 
 
 def records_of(spec: "StudySpec", store: Path) -> "list[Record]":
-    """Finished runs of studies on the same model, which may sharpen the forecast. Imported ones were timed otherwise."""
+    """Finished runs of studies on the same model, which may sharpen the forecast. What was imported was timed otherwise
+    and is left out."""
     if not store.is_dir():
         return []
     from harness.errors import HarnessError

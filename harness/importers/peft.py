@@ -86,9 +86,9 @@ def _read_all(path: Path) -> tuple[list[Result], dict[str, str]]:
         except Unreadable as reason:
             skipped[file.name] = str(reason)
     if not results:
-        name, reason = next(iter(skipped.items()))
+        name, why = next(iter(skipped.items()))
         raise StoreError(
-            f"{path} holds no result of PEFT's MetaMathQA comparison; {name} {reason}",
+            f"{path} holds no result of PEFT's MetaMathQA comparison; {name} {why}",
             "name the folder `results` of PEFT's method_comparison/MetaMathQA",
         )
     return results, skipped
