@@ -66,7 +66,8 @@ class Step(Value):
 
     step: int
     loss: float
-    learning_rate: float
+    learning_rate: float | None = None
+    """None in a result of another program that does not log it."""
     grad_norm: float | None = None
     seconds: float
     """Since training began."""
@@ -181,8 +182,8 @@ class Training(Value):
     steps: int
     tokens: int
     """Real tokens, padding not counted."""
-    padded_share: float
-    """Share of the processed positions that were padding."""
+    padded_share: float | None
+    """Share of the processed positions that were padding; None where another program did not count it."""
     tokens_per_second: float | None
     """Real tokens per second after the warm-up steps."""
     warmup_steps_excluded: int
@@ -227,6 +228,8 @@ class Record(Value):
     """Folder of the adapter or model, relative to the study's folder."""
     log_path: str | None = None
     forecast: Forecast | None = None
+    origin: str | None = None
+    """The program that made the result; None: this one."""
 
     @property
     def phase(self) -> Phase:
@@ -242,6 +245,7 @@ class Record(Value):
             self.phase in {"search", "confirm"}
             and self.trial.method != "none"
             and self.trial.training.smaller is not None
+            and self.origin is None
         )
         return self.status in NO_ROOM and curable and trains and self.schema_version > 1
 

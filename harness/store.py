@@ -91,14 +91,15 @@ class Store:
         if path.is_file():
             known = load_study(path)
             if known.question_id != spec.question_id:
+                own = f"--name {spec.name}-2" if spec.origin else f"name={spec.name}-2"
                 raise StoreError(
                     f"{folder} holds another question under this name: {_first_difference(known, spec)}",
-                    f"give this one its own: name={spec.name}-2, or keep it apart with --store",
+                    f"give this one its own: {own}, or keep it apart with --store",
                 )
         for table in TABLES:
             (folder / table).mkdir(parents=True, exist_ok=True)
         declared = folder / "declared.json"
-        if not declared.is_file():
+        if not declared.is_file() and spec.origin is None:  # elsewhere nothing was declared that is known here
             _write_text(declared, declare(spec).model_dump_json(indent=2) + "\n")
         _write_text(path, dump_study(spec))
         return StudyStore(folder)
