@@ -27,7 +27,9 @@ for column, figure in zip(st.columns(len(figures)) if figures else [], figures, 
     )  # fmt: skip
 
 st.subheader("All configurations, ranked")
-chart = charts.ranked(decision)
+scored = sum(row.quality is not None for row in decision.rows)
+few = scored > decide.MANY and not st.toggle(f"Show all {scored}", key="decide_all", bind="query-params")
+chart = charts.ranked(decision, decide.MANY if few else None)
 if chart is None:
     st.text(f"No configuration has a score yet. Go on with: harness study {decision.study}")
 else:
@@ -40,7 +42,7 @@ st.dataframe(
 )  # fmt: skip
 
 st.subheader("What would settle the rest")
-lines = decision.to_settle or ["Nothing is open that more runs would settle."]
+lines = decision.to_settle or [decide.SETTLED]
 for line in lines:
     st.text(line)
 if decision.next_command:
