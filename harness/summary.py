@@ -148,7 +148,8 @@ def gather(store: StudyStore) -> Evidence:
     """Read a study's results and decide what of them may be judged now."""
     spec = store.spec()
     declared = store.declared() or declare(spec)
-    records = [r for r in store.records() if r.question_id == spec.question_id]
+    question = spec.question_id
+    records = [r for r in store.records() if r.question_id == question]
     metric = primary_metric(spec, records)
     sample = next((s for r in records for s in r.scores if score_name(s) == metric), None)
     stored = spec.arms[spec.baseline].quantization
@@ -271,13 +272,12 @@ def judged_scores(store: StudyStore, runs: Sequence[Record], metric: str) -> pd.
     """Per-item scores of the runs that are judged, as `compare` takes them."""
     task, _, name = metric.partition("/")
     ids = {r.trial_id for r in runs}
-    examples = store.table("examples")
-    if not len(examples):
-        return pd.DataFrame(columns=["arm", "seed", "example_id", "score"])
-    wanted = examples["trial_id"].isin(ids) & (examples["task"] == task)
+    columns = ["arm", "seed", "example_id", "score"]
+    examples = store.table("examples", columns=[*columns, "task", "metric"], trials=ids)
+    wanted = examples["task"] == task
     if name:
         wanted &= examples["metric"] == name
-    return examples.loc[wanted, ["arm", "seed", "example_id", "score"]]
+    return examples.loc[wanted, columns]
 
 
 def sentence(
