@@ -238,6 +238,8 @@ class Record(Value):
     @property
     def goes_on(self) -> bool:
         """Whether the same run is to be tried at a smaller micro-batch: there was no room for it in training."""
+        if self.status not in NO_ROOM:
+            return False
         curable = self.stages[-1].stage == "train" if self.stages else True
         if self.status == "does_not_fit" and self.forecast is not None:
             curable = self.forecast.peak_phase not in {"load", "evaluation"}
@@ -247,7 +249,7 @@ class Record(Value):
             and self.trial.training.smaller is not None
             and self.origin is None
         )
-        return self.status in NO_ROOM and curable and trains and self.schema_version > 1
+        return curable and trains and self.schema_version > 1
 
     def score(self, metric: str) -> float | None:
         """The value of `task/metric` or of a loss such as `test_loss`."""

@@ -187,7 +187,8 @@ def gather(store: StudyStore, metric: str | None = None) -> Evidence:
     """
     spec = store.spec()
     declared = store.declared() or declare(spec)
-    records = [r for r in store.records() if r.question_id == spec.question_id]
+    question = spec.question_id
+    records = [r for r in store.records() if r.question_id == question]
     own = primary_metric(spec, records)
     metric = metric or own
     if metric != own and metric not in (known := metrics(records)):
@@ -334,13 +335,12 @@ def judged_scores(store: StudyStore, runs: Sequence[Record], metric: str) -> pd.
     """Per-item scores of the runs that are judged, as `compare` takes them."""
     task, _, name = metric.partition("/")
     ids = {r.trial_id for r in runs}
-    examples = store.table("examples")
-    if not len(examples):
-        return pd.DataFrame(columns=["arm", "seed", "example_id", "score"])
-    wanted = examples["trial_id"].isin(ids) & (examples["task"] == task)
+    columns = ["arm", "seed", "example_id", "score"]
+    examples = store.table("examples", columns=[*columns, "task", "metric"], trials=ids)
+    wanted = examples["task"] == task
     if name:
         wanted &= examples["metric"] == name
-    return examples.loc[wanted, ["arm", "seed", "example_id", "score"]]
+    return examples.loc[wanted, columns]
 
 
 def sentence(

@@ -133,7 +133,8 @@ def reading(decision: Decision) -> str:
         alone = "dashed where there is one seed: over its items alone, noise between runs is not in them"
     else:
         alone = "lines that overlap do not mean that two are alike, for the verdict compares them item by item"
-    return f"Points are means, lines 95 % intervals of each one by itself; {alone}. The upright line is {decision.baseline}{band}."
+    line = f"The upright line is {decision.baseline}{band}."
+    return f"Points are means, lines 95 % intervals of each one by itself; {alone}. {line}"
 
 
 def table(decision: Decision) -> pd.DataFrame:
