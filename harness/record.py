@@ -8,9 +8,9 @@ from typing import Any, Literal
 from harness.spec import Value
 from harness.trial import Phase, Trial
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """1: without forecasts; a run that was out of memory was not tried at a smaller micro-batch. 2: nothing is run after
-training: no speeds, no bytes of the model as it was evaluated."""
+training: no speeds, no bytes of the model as it was evaluated. 3: nothing of other programs: no origin."""
 
 Status = Literal[
     "done", "out_of_memory", "does_not_fit", "diverged", "pruned", "timed_out", "killed", "failed"

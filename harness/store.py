@@ -468,8 +468,9 @@ def _write_text(path: Path, text: str) -> None:
 
 def _first_difference(a: StudySpec, b: StudySpec) -> str:
     left, right = _flat(a.model_dump()), _flat(b.model_dump())
+    parts = ("controls.", "arms.") if b.origin is None else ("controls.", "origin.tool")  # see StudySpec.question_id
     for key in sorted(set(left) | set(right)):
-        if key.startswith(("controls.", "arms.")) and left.get(key) != right.get(key):
+        if key.startswith(parts) and left.get(key) != right.get(key):
             return f"{key} was {left.get(key)!r} and is {right.get(key)!r}"
     return "the order of its arms"
 

@@ -285,7 +285,7 @@ def _made_elsewhere(spec: StudySpec, seeds: int, scores: pd.DataFrame) -> str | 
     if spec.origin is None or len(scores):
         return None
     few = "one seed per arm and " if seeds <= 1 else ""
-    return f"{few}no outcomes per question (results of {spec.origin.tool}, made elsewhere)"
+    return f"{spec.origin.tool}'s results have {few}no outcomes per question"
 
 
 def _undeclared(declared: Declaration, reached: int) -> str | None:
