@@ -1,6 +1,6 @@
 """Every extension point, on one page. A plugin is one file whose last line says which of these it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -11,6 +11,8 @@ from harness.trial import Trial
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+    from harness.configuration import Configuration
 
 
 class AdapterShape(Value):
@@ -177,4 +179,14 @@ class Importer(Protocol):
         Raises:
             StoreError: there is nothing that can be read as results of this program, or they belong to several studies.
         """
+
+
+class Exporter(Protocol):
+    """Writes a configuration down for another program, with a table of that program's keys: it never imports it."""
+
+    about: str
+    """What comes out of it, in a few words."""
+
+    def files(self, configuration: "Configuration") -> Mapping[str, str]:
+        """The text of every file by its path, which is relative. The same configuration gives the same files."""
         ...

@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from harness.errors import PluginError, SpecError, did_you_mean
-from harness.interfaces import Importer, Launcher, Method, Quantization, Tracker
+from harness.interfaces import Exporter, Importer, Launcher, Method, Quantization, Tracker
 from harness.spec import Scalar, Value
 
 
@@ -38,6 +38,10 @@ def launcher(name: str, **settings: Any) -> Launcher:
 
 def importer(name: str) -> Importer:
     return cast(Importer, _find("importers", name))
+
+
+def exporter(name: str) -> Exporter:
+    return cast(Exporter, _find("exporters", name))
 
 
 @functools.cache
