@@ -1,5 +1,7 @@
 """Which configuration to use, and is the dear one worth it."""
 
+import json
+
 import streamlit as st
 
 from dashboard import shared
@@ -51,3 +53,21 @@ if decision.next_command:
 if decision.held_back:
     st.subheader("Before you trust it")
     st.markdown("\n".join(f"- {shared.plain(line)}" for line in decision.held_back))
+
+st.subheader("Take it with you")
+with st.container(horizontal=True):
+    st.download_button(
+        "Decision (JSON)", json.dumps(decision.as_json(), indent=2), f"{decision.study}-decision.json",
+        "application/json", icon=":material/data_object:", on_click="ignore",
+    )  # fmt: skip
+    for name, about, content in decide.exported(view.evidence, decision):
+        st.download_button(name, content, name, icon=":material/download:", help=about, on_click="ignore")
+st.caption("A link to this view, with the limits in it:")
+st.code(shared.link(view), language=None, wrap_lines=True)
+if decision.chosen and decision.chosen.command:
+    st.caption(
+        shared.plain(
+            f"The run that was recommended, once more ({decision.chosen.arm}, trial {decision.chosen.trial_id}):"
+        )
+    )
+    st.code(decision.chosen.command, language=None, wrap_lines=True)

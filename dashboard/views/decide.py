@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness import charts
+from harness import charts, plugins
+from harness.configuration import of_arm
 from harness.decision import Decision, Row, limits_said
 from harness.summary import Evidence
 from harness.units import duration, money, size
@@ -157,6 +158,17 @@ def table(decision: Decision) -> pd.DataFrame:
             for row in decision.rows
         ]
     )
+
+
+def exported(evidence: Evidence, decision: Decision) -> list[tuple[str, str, str]]:
+    """The chosen configuration as files for other programs: name, what it is, content. Every exporter that there is."""
+    if decision.chosen is None:
+        return []
+    configuration = of_arm(evidence, decision.chosen.arm)
+    if configuration is None:
+        return []
+    exporters = [plugins.exporter(name) for name in plugins.names("exporters")]
+    return [(path, e.about, text) for e in exporters for path, text in e.files(configuration).items()]
 
 
 def _seeds(count: int) -> str:
