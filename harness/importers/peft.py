@@ -303,8 +303,10 @@ def _training(result: Result) -> Training | None:
 
 
 def _stages(result: Result) -> list[Stage]:
-    """Training alone: the rest of the time cannot be told apart. The peak is that of the whole process. A run that ended
-    before its first times were logged has none: its peak is in `resolved`."""
+    """Training alone: the rest of the time cannot be told apart. The peak is that of the whole process.
+
+    None for a run that ended before its first times were logged; its peak is in `resolved`.
+    """
     if not result.timed:
         return []
     seconds = sum(m.train_time or 0.0 for m in result.timed)
