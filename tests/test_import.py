@@ -190,6 +190,7 @@ def test_a_run_out_of_memory_is_an_end_and_is_not_tried_again(write: Write, tmp_
     found = Peft().read(folder)
     summary = summarise(Store(tmp_path).study(add(Store(tmp_path), found).spec.name))
     lora = next(row for row in summary.arms if row.arm == "lora-rank32")
+    assert next(r for r in found.records if r.trial.arm == "lora-rank32").stages == []  # no time is not 0 s
     assert (lora.failed, lora.score, lora.statuses) == (1, None, {"out_of_memory": 1})
     assert "lora-rank32: 1 run out of memory" in summary.caveats
 
@@ -213,10 +214,22 @@ def test_results_of_two_models_are_refused(write: Write) -> None:
     assert "--name" in error.remedy
 
 
-def test_results_on_two_commits_of_the_data_are_refused(write: Write) -> None:
+def test_several_commits_and_versions_are_said(write: Write) -> None:
     write()
     info = {"metamath": {"sha": "bbbb"}, "gsm8k": {"sha": "dddd"}}
-    assert "2 commits of the test data" in refusal(write("lora/b", meta_info__dataset_info=info)).message
+    packages = {"peft-version": "0.20.1"}
+    found = Peft().read(write("lora/small-1.5B-b", meta_info__dataset_info=info, meta_info__package_info=packages))
+    assert found.notes == [
+        "several versions of peft: 0.20.1 (1), 0.19.2.dev0 (1)",
+        "several commits of the test data: dddd (1), cccc (1)",
+    ]
+
+
+def test_of_several_commits_of_the_model_none_is_claimed_for_all(write: Write) -> None:
+    write()
+    found = Peft().read(write("lora/small-1.5B-b", meta_info__model_info={"sha": "eeee"}))
+    assert found.spec.controls.model.revision is None
+    assert {r.trial.arm: r.trial.model_digest for r in found.records} == {"lora-rank32": "aaaa", "lora-b": "eeee"}
 
 
 def test_a_commit_that_could_not_be_asked_for_does_not_count_as_another(write: Write) -> None:
@@ -224,6 +237,27 @@ def test_a_commit_that_could_not_be_asked_for_does_not_count_as_another(write: W
     found = Peft().read(write("lora/small-1.5B-b", meta_info__model_info={"sha": None}))
     assert len(found.records) == 2
     assert found.spec.controls.model.revision == "aaaa"
+
+
+def test_results_of_2025_are_read_under_the_names_of_then(write: Write) -> None:
+    record = only(
+        Peft().read(
+            write(
+                train_info={
+                    "cuda_memory_max": 7, "num_trainable_params": 1, "num_total_params": 2, "status": "success",
+                    "metrics": [
+                        {"step": 500, "train loss": 0.6, "train time": 5.0, "tokens / sec": 2.0},
+                        {"step": 500, "test accuracy": 0.48, "train loss": 0.6},
+                    ],
+                },
+                meta_info__system_info={"system": "Linux", "gpu": "NVIDIA L40S"},
+            )
+        )
+    )  # fmt: skip
+    assert record.stages[0].reserved_peak_bytes == 7
+    assert record.train is not None
+    assert record.train.tokens == 10  # 5 s at 2 tokens/s, where the total is not given
+    assert record.environment["gpus"] == [{"name": "NVIDIA L40S"}]
 
 
 def test_of_two_results_of_one_experiment_the_newer_one_counts(write: Write) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 """Theirs to ours. `int8` and `int4` leave the dtype that is computed in to the library's default, and are not read."""
@@ -71,7 +71,7 @@ class Metric(Part):
     train_time: float | None = Field(None, alias="train time")
     """Seconds of these steps."""
     tokens_per_second: float | None = Field(None, alias="tokens / sec")
-    test_accuracy: float | None = Field(None, alias="test accuracy")
+    test_accuracy: float | None = Field(None, alias="test accuracy", ge=0, le=1)
     total_tokens: int | None = Field(None, alias="train total tokens")
     """Padding not counted."""
     forgetting: float | None = None
@@ -79,8 +79,9 @@ class Metric(Part):
 
 
 class TrainInfo(Part):
-    accelerator_memory_max: int
-    """Bytes that PyTorch's allocator reserved at most in the whole process, less those at its start."""
+    accelerator_memory_max: int = Field(validation_alias=AliasChoices("accelerator_memory_max", "cuda_memory_max"))
+    """Bytes that PyTorch's allocator reserved at most in the whole process, less those at its start. The second name is
+    that of results of 2025."""
     num_trainable_params: int
     num_total_params: int
     status: str
@@ -121,6 +122,11 @@ class Result(Part):
     @property
     def model_sha(self) -> str | None:
         return self.meta_info.model_info.sha if self.meta_info.model_info else None
+
+    @property
+    def gpu(self) -> str | None:
+        system = self.meta_info.system_info
+        return system.get("accelerator") or system.get("gpu")
 
     @property
     def timed(self) -> list[Metric]:

@@ -61,7 +61,7 @@ NOT_PARAMS = {
 class Peft:
     def read(self, path: Path) -> Imported:
         results, skipped = _read_all(path)
-        _one_comparison(results, path)
+        _one_model(results, path)
         results, doubles = _distinct(results)
         controls = _controls(results)
         arms = {_arm_name(r): _arm(r, controls.train) for r in results}
@@ -94,22 +94,25 @@ def _read_all(path: Path) -> tuple[list[Result], dict[str, str]]:
     return results, skipped
 
 
-def _one_comparison(results: Sequence[Result], path: Path) -> None:
-    """Raises StoreError where models, data or their commits differ: such results do not belong into one table."""
-    asks: dict[str, Callable[[Result], str | None]] = {
-        "models": lambda r: r.train.model_id,
-        "commits of the model": lambda r: r.model_sha,
-        "commits of the training data": lambda r: r.meta_info.dataset_info.metamath.sha,
-        "commits of the test data": lambda r: r.meta_info.dataset_info.gsm8k.sha,
-    }
-    for what, ask in asks.items():
-        found = Counter(answer for r in results if (answer := ask(r)) is not None)
-        if len(found) > 1:
-            listed = ", ".join(f"{name} ({count})" for name, count in found.most_common())
-            raise StoreError(
-                f"{path} holds results of {len(found)} {what}: {listed}",
-                "give each a folder of its own and import them one by one, each with its own --name",
-            )
+COMMITS: dict[str, Callable[[Result], str | None]] = {
+    "the model": lambda r: r.model_sha,
+    "the training data": lambda r: r.meta_info.dataset_info.metamath.sha,
+    "the test data": lambda r: r.meta_info.dataset_info.gsm8k.sha,
+}
+
+
+def _one_model(results: Sequence[Result], path: Path) -> None:
+    """Raises StoreError where the models differ: such results do not belong into one table."""
+    found = Counter(r.train.model_id for r in results)
+    if len(found) > 1:
+        raise StoreError(
+            f"{path} holds results of {len(found)} models: {_counted(found)}",
+            "give each a folder of its own and import them one by one, each with its own --name",
+        )
+
+
+def _counted(found: Counter[str]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in found.most_common())
 
 
 def _distinct(results: Sequence[Result]) -> tuple[list[Result], dict[str, str]]:
@@ -126,8 +129,10 @@ def _distinct(results: Sequence[Result]) -> tuple[list[Result], dict[str, str]]:
 def _controls(results: Sequence[Result]) -> Controls:
     """What all runs share; a setting in which some differ is PEFT's default here, and theirs in their arms."""
     first = results[0].train
-    sha = {"model": _first(r.model_sha for r in results)}
-    sha["data"] = _first(r.meta_info.dataset_info.metamath.sha for r in results)
+
+    def commit(of: str) -> str | None:
+        known = {sha for r in results if (sha := COMMITS[of](r)) is not None}
+        return known.pop() if len(known) == 1 else None
 
     def shared(theirs: str, default: Any) -> Any:
         values = {getattr(r.train, theirs) for r in results}
@@ -135,9 +140,9 @@ def _controls(results: Sequence[Result]) -> Controls:
 
     settings = {ours: shared(*theirs) for ours, theirs in SETTINGS.items()}
     return Controls(
-        model=ModelSource(id=first.model_id, revision=sha["model"]),
+        model=ModelSource(id=first.model_id, revision=commit("the model")),
         data=DataSource(
-            path=DATA, revision=sha["data"], validation_rows=VALIDATION_ITEMS, test_rows=TEST_ITEMS,
+            path=DATA, revision=commit("the training data"), validation_rows=VALIDATION_ITEMS, test_rows=TEST_ITEMS,
             columns={"prompt": "query", "completion": "response"},
         ),
         train=TrainSettings.model_validate(
@@ -156,10 +161,6 @@ def _controls(results: Sequence[Result]) -> Controls:
         ),
         device="cuda",
     )  # fmt: skip
-
-
-def _first(values: Any) -> Any:
-    return next((v for v in values if v is not None), None)
 
 
 def _arm(result: Result, shared: TrainSettings) -> Arm:
@@ -249,8 +250,8 @@ def _record(result: Result, spec: StudySpec) -> Record:
         quantization=arm.quantization,
         params=arm.params,
         controls=spec.controls,
-        model_digest=spec.controls.model.revision or "unknown",
-        data_digest=spec.controls.data.revision or "unknown",
+        model_digest=COMMITS["the model"](result) or "unknown",
+        data_digest=COMMITS["the training data"](result) or "unknown",
     )
     status, detail = _status(result)
     return Record(
@@ -302,7 +303,12 @@ def _training(result: Result) -> Training | None:
 
 
 def _stages(result: Result) -> list[Stage]:
-    """Training alone: the rest of the time cannot be told apart. The peak is that of the whole process."""
+    """Training alone: the rest of the time cannot be told apart. The peak is that of the whole process.
+
+    None for a run that ended before its first times were logged; its peak is in `resolved`.
+    """
+    if not result.timed:
+        return []
     seconds = sum(m.train_time or 0.0 for m in result.timed)
     return [Stage(stage="train", seconds=seconds, reserved_peak_bytes=result.train_info.accelerator_memory_max)]
 
@@ -364,11 +370,10 @@ def _environment(result: Result) -> dict[str, Any]:
         for kind, found in kinds.items():
             if value is not None and key.endswith(f"-{kind}"):
                 found[key.removesuffix(f"-{kind}")] = value
-    gpu = system.get("accelerator")
     return {
         "system": " ".join(system[k] for k in ("system", "machine") if k in system),
         "kernel": system.get("release"),
-        "gpus": [{"name": gpu}] if gpu else [],
+        "gpus": [{"name": result.gpu}] if result.gpu else [],
         "packages": kinds["version"],
         "commits": kinds["commit-hash"],
     }
@@ -381,11 +386,18 @@ def _notes(results: Sequence[Result]) -> list[str]:
     if wrong:
         day = FORGETTING_SINCE.date().isoformat()
         notes.append(f"{len(wrong)} of {len(done)} made before {day} are without wiki_forgetting: it was wrong then")
-    for part in ("peft", "transformers"):
-        versions = Counter(v for r in results if (v := r.meta_info.package_info.get(f"{part}-version")))
-        if len(versions) > 1:
-            notes.append(f"versions of {part}: " + ", ".join(f"{v} ({n})" for v, n in versions.most_common()))
+    kinds = {f"versions of {name}": _version_of(name) for name in ("peft", "transformers", "torch")}
+    kinds |= {f"commits of {name}": ask for name, ask in COMMITS.items()}
+    kinds["GPUs"] = lambda r: r.gpu
+    for kind, ask in kinds.items():
+        found = Counter(answer for r in results if (answer := ask(r)) is not None)
+        if len(found) > 1:
+            notes.append(f"several {kind}: {_counted(found)}")
     return notes
+
+
+def _version_of(package: str) -> Callable[[Result], str | None]:
+    return lambda r: r.meta_info.package_info.get(f"{package}-version")
 
 
 plugin: Importer = Peft()
