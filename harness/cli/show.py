@@ -34,7 +34,12 @@ def command(study: str | None, runs: bool, store: Path, as_json: bool) -> None:
         elif not listing:
             click.echo(f"no studies in {store}; make one: harness study tiny-methods --store {store}")
         else:
-            click.echo(table(["study", "runs", "question"], [[str(v) for v in row.values()] for row in listing]))
+            click.echo(
+                table(
+                    ["study", "runs", "question"],
+                    [["" if v is None else str(v) for v in row.values()] for row in listing],
+                )
+            )
         return
     one = results.study(study)
     if runs:
@@ -49,8 +54,13 @@ def command(study: str | None, runs: bool, store: Path, as_json: bool) -> None:
 
 
 def _listed(store: "Store", name: str) -> dict[str, object]:
+    from harness.errors import HarnessError
+
     one = store.study(name)
-    return {"study": name, "runs": len(one.records()), "question": one.spec().question}
+    try:
+        return {"study": name, "runs": len(one.records()), "question": one.spec().question}
+    except HarnessError as error:  # the others are shown all the same
+        return {"study": name, "runs": None, "question": f"cannot be read: {error.message}"}
 
 
 def _runs(records: "Sequence[Record]") -> list[dict[str, object]]:
