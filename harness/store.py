@@ -245,8 +245,8 @@ class StudyStore:
         Names of files alone: a run's file is written once. Merging files changes nothing.
         """
         study = self.folder / "study.yaml"
-        runs = sorted(self._reader.runs(self.folder / "trials"))
-        return digest([runs, study.read_text(encoding="utf-8") if study.is_file() else None])
+        runs = " ".join(sorted(f"{trial}-{attempt}" for trial, attempt in self._reader.runs(self.folder / "trials")))
+        return digest([runs, study.read_bytes().hex() if study.is_file() else None])
 
     def unreadable(self) -> list[Unreadable]:
         """The files that a lenient reader has passed over, those of `records` at least."""

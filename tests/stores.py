@@ -244,7 +244,7 @@ class _Study:
                 known = best.get(trial.arm)
                 if known is None or record.scores[0].value < known.scores[0].value:
                     best[trial.arm] = record
-                if (trial.number or 0) % AGAIN_EVERY == AGAIN_EVERY - 1:
+                if (trial.number or 0) % AGAIN_EVERY == AGAIN_EVERY // 2:
                     yield self._killed(record)
                     record = record.model_copy(update={"attempt": 2})
             yield record
