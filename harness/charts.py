@@ -11,8 +11,11 @@ import altair as alt
 import pandas as pd
 
 from harness.decision import Decision, Row
-from harness.trade_offs import Axis, TradeOff
-from harness.units import GIB, duration, energy, money, size
+from harness.trade_offs import TradeOff
+from harness.wording import cost_text, cost_unit, scaled
+from harness.wording import difference as difference
+from harness.wording import quality as quality
+from harness.wording import quality_title as quality_title
 
 # Okabe and Ito (2008): told apart with every common colour blindness. Brighter ones where the page is dark.
 LIGHT = ["#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#CC79A7", "#E69F00", "#56B4E9", "#5B4FA8"]
@@ -51,18 +54,6 @@ def by_role(frame: pd.DataFrame) -> tuple[alt.Color, alt.Shape]:
         alt.Color("role:N", scale=alt.Scale(domain=list(ROLES)), legend=legend),
         alt.Shape("role:N", scale=shapes, legend=legend),
     )
-
-
-def quality_title(decision: Decision) -> str:
-    """The metric as an axis is named: what it is, its unit, and which way is better."""
-    unit = " (%)" if decision.percent else ""
-    better = "" if decision.higher_is_better else ", lower is better"
-    return f"{decision.metric.replace('/', ' ')}{unit}{better}"
-
-
-def scaled(value: float | None, decision: Decision) -> float | None:
-    """A score in the unit that is shown."""
-    return None if value is None else value * (100 if decision.percent else 1)
 
 
 def ranked_frame(decision: Decision) -> pd.DataFrame:
@@ -155,41 +146,6 @@ CROWDED = 20
 """From so many points on, intervals of those behind the front are drawn fainter."""
 
 
-@dataclass(frozen=True)
-class Unit:
-    """How the values of a cost axis are drawn."""
-
-    title: str
-    scale: float
-    """Shown value of one base unit."""
-
-
-def cost_unit(found: TradeOff, decision: Decision) -> Unit:
-    """The unit that keeps the numbers of an axis short."""
-    most = max((p.cost for p in found.points), default=0.0)
-    if found.axis == "memory":
-        name, bytes_ = ("GiB", GIB) if most >= GIB else ("MiB", 1 << 20)
-        return Unit(f"Peak memory of a training step ({name})", 1 / bytes_)
-    if found.axis == "time":
-        units = [(3600.0, "h"), (60.0, "min"), (1.0, "s")]
-        seconds, name = next((u for u in units if most >= 2 * u[0]), units[-1])
-        return Unit(f"Time of a run, evaluation included ({name})", 1 / seconds)
-    if found.axis == "cost":
-        return Unit(f"Cost of a run that succeeds ({decision.currency})", 1.0)
-    return Unit("Energy of training (kWh)", 1 / 3.6e6) if most >= 3.6e6 else Unit("Energy of training (Wh)", 1 / 3600)
-
-
-def cost_said(value: float | None, axis: Axis, decision: Decision) -> str:
-    """A cost in words: `23.1 GiB`, `12 min`, `$1.40`, `120 Wh`."""
-    if value is None:
-        return "-"
-    if axis == "memory":
-        return size(round(value))
-    if axis == "time":
-        return duration(value)
-    return money(value, decision.currency) if axis == "cost" else energy(value)
-
-
 def trade_off_frame(found: TradeOff, decision: Decision) -> pd.DataFrame:
     """What the trade-off chart draws, in shown units."""
     unit = cost_unit(found, decision).scale
@@ -201,11 +157,13 @@ def trade_off_frame(found: TradeOff, decision: Decision) -> pd.DataFrame:
                 "cost": p.cost * unit,
                 "cost low": None if p.cost_low is None else p.cost_low * unit,
                 "cost high": None if p.cost_high is None else p.cost_high * unit,
-                "costs": cost_said(p.cost, found.axis, decision),
+                "costs": cost_text(p.cost, found.axis, decision),
                 "quality": scaled(p.quality, decision),
                 "low": scaled(p.low, decision),
                 "high": scaled(p.high, decision),
-                "interval over": {"seeds": f"{p.seeds} seeds", "items": "items, one seed", "none": "one seed"}[p.spread],
+                "interval over": {"seeds": f"{p.seeds} seeds", "items": "items, one seed", "none": "one seed"}[
+                    p.spread
+                ],
                 "role": role(by_arm[p.arm], decision),
                 "place": p.place,
             }
@@ -258,7 +216,7 @@ def trade_off(found: TradeOff, decision: Decision, *, height: int = 400, pickabl
         strokeOpacity=alt.condition("datum.place == 'shown to be behind'", alt.value(0.45), alt.value(1)),
     )  # fmt: skip
     layers.append(points.add_params(alt.selection_point(PICKED, fields=["configuration"])) if pickable else points)
-    layers += [_names(frame, plane, decision), *_at_the_edge(edge, plane, color, shape)]
+    layers += [*_names(frame, plane), *_at_the_edge(edge, plane, color, shape)]
     return alt.layer(*layers).properties(height=height, padding={"left": 4, "top": 4, "right": 14, "bottom": 4})
 
 
@@ -266,7 +224,7 @@ def trade_off_alt(found: TradeOff, decision: Decision) -> str:
     """The trade-off chart in words."""
     if not found.points:
         return "No configuration has both a score and a known cost yet."
-    names = ", ".join(f"{p.arm} ({cost_said(p.cost, found.axis, decision)})" for p in found.front)
+    names = ", ".join(f"{p.arm} ({cost_text(p.cost, found.axis, decision)})" for p in found.front)
     lost = f" Without room: {', '.join(found.no_room)}." if found.no_room else ""
     return (
         f"{quality_title(decision)} against {cost_unit(found, decision).title}: {len(found.points)} configurations. "
@@ -302,7 +260,7 @@ class _Plane:
     def share(self, cost: float) -> float:
         """How far from the left edge a cost lies, 0 to 1."""
         if self.log:
-            return math.log(cost / self.left) / math.log(self.right / self.left)
+            return float(math.log(cost / self.left) / math.log(self.right / self.left))
         return (cost - self.left) / (self.right - self.left)
 
     def at(self, share: float) -> float:
@@ -324,9 +282,7 @@ def _plane(frame: pd.DataFrame, found: TradeOff, decision: Decision) -> _Plane:
     values = [float(v) for name in ("quality", "low", "high") for v in frame[name].dropna()]
     room = 0.06 * (max(values) - min(values) or abs(values[0]) or 1.0)
     bottom, top = min(values) - room, max(values) + 2 * room
-    plane = _Plane(
-        unit.title, quality_title(decision), log, left, right, None, bottom, top, limit if drawn else None
-    )
+    plane = _Plane(unit.title, quality_title(decision), log, left, right, None, bottom, top, limit if drawn else None)
     if not found.no_room:
         return plane
     return replace(plane, right=plane.at(1.08), strip=plane.at(1.01))
@@ -413,10 +369,10 @@ def _at_the_edge(edge: pd.DataFrame, plane: _Plane, color: alt.Color, shape: alt
     ]
 
 
-def _names(frame: pd.DataFrame, plane: _Plane, decision: Decision) -> alt.LayerChart:
+def _names(frame: pd.DataFrame, plane: _Plane) -> list[alt.Chart]:
     """Names beside the points that matter most, where they hide nothing."""
     wanted = frame.assign(
-        first=[not (r in {"to use", "baseline"}) for r in frame["role"]], off=frame["place"] != "on the front"
+        first=[r not in {"to use", "baseline"} for r in frame["role"]], off=frame["place"] != "on the front"
     ).sort_values(["first", "off"], kind="stable")
     few = len(frame) <= NAMED
     spots = [
@@ -432,18 +388,17 @@ def _names(frame: pd.DataFrame, plane: _Plane, decision: Decision) -> alt.LayerC
         name = _short(str(row["configuration"]))
         for right, down in ((1, -1), (-1, -1), (1, 1), (-1, 1)):
             box = _box(spots[int(i)], name, right, down)
-            if 0 <= box[0] and box[2] <= NARROW and not any(_overlap(box, other) for other in taken):
+            if box[0] >= 0 and box[2] <= NARROW and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 at = {"cost": row["cost"], "quality": row["quality"], "name": name}
                 placed.setdefault((right, down), []).append(at)
                 break
-    layers = [
+    return [
         alt.Chart(pd.DataFrame(some))
         .mark_text(align="left" if right > 0 else "right", dx=8 * right, dy=10 * down, color="gray", fontSize=12)
         .encode(x=plane.x("cost"), y=plane.y("quality"), text="name:N")
         for (right, down), some in placed.items()
     ]
-    return alt.layer(*layers)
 
 
 _Box = tuple[float, float, float, float]
@@ -465,24 +420,3 @@ def _overlap(a: _Box, b: _Box) -> bool:
 
 def _short(name: str, most: int = 24) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def quality(row: Row, decision: Decision) -> str:
-    """A score with its interval: `89.4 % [87.9, 90.9]`, or the words that say why there is none."""
-    if row.quality is None:
-        return "not scored"
-    digits, unit = (1, " %") if decision.percent else (3, "")
-    mean = f"{scaled(row.quality, decision):.{digits}f}{unit}"
-    if row.low is None or row.high is None:
-        return f"{mean} (one seed)"
-    bounds = f"[{scaled(row.low, decision):.{digits}f}, {scaled(row.high, decision):.{digits}f}]"
-    return f"{mean} {bounds}" + (" (one seed, items alone)" if row.spread == "items" else "")
-
-
-def difference(interval: Any, decision: Decision) -> str:
-    """A difference of scores with its interval: `-8.4 points [-13.1, -3.8]`."""
-    if interval is None:
-        return "not known"
-    scale, digits, unit = (100, 1, " points") if decision.percent else (1, 3, "")
-    low, high = interval.low * scale, interval.high * scale
-    return f"{interval.difference * scale:+.{digits}f}{unit} [{low:+.{digits}f}, {high:+.{digits}f}]"

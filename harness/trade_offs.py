@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from harness.compare import Refused
@@ -53,6 +54,8 @@ class TradeOff:
     """Out of memory, or forecast not to fit: nothing to draw but that."""
     unplaced: list[str]
     """Scored, without a known cost."""
+    alpha: float
+    """Two-sided, of the look."""
     refusal: str | None
     """Why no difference may be claimed."""
 
@@ -63,7 +66,9 @@ class TradeOff:
 
 def axes(decision: Decision) -> list[Axis]:
     """The costs that are known of any scored configuration. Money needs a price per hour."""
-    return [a for a in AXES if any(r.quality is not None and cost_of(r, a, decision) is not None for r in decision.rows)]
+    return [
+        a for a in AXES if any(r.quality is not None and cost_of(r, a, decision) is not None for r in decision.rows)
+    ]
 
 
 def cost_of(row: Row, axis: Axis, decision: Decision) -> float | None:
@@ -116,7 +121,7 @@ def along(axis: Axis, evidence: Evidence, summary: Summary, decision: Decision) 
         )
         for row in rows
     ]
-    neighbours = list(zip(on_front, on_front[1:], strict=False))
+    neighbours = list(pairwise(on_front))
     share = evidence.alpha / max(len(neighbours), 1)
     return TradeOff(
         axis=axis,
@@ -125,6 +130,7 @@ def along(axis: Axis, evidence: Evidence, summary: Summary, decision: Decision) 
         limit=limit_of(axis, decision),
         no_room=[r.arm for r in decision.rows if r.standing == "out of memory"],
         unplaced=[arm for arm, cost in costs.items() if cost is None],
+        alpha=evidence.alpha,
         refusal=evidence.refusal,
     )
 
