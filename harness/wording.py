@@ -104,9 +104,9 @@ def cost_text(value: float | None, axis: Axis, decision: Decision) -> str:
     return money(value, decision.currency) if axis == "cost" else energy(value)
 
 
-def trade_off_reading(found: TradeOff, decision: Decision) -> list[str]:
-    """How to read a trade-off chart and what it shows, a sentence each."""
-    return [*_front(found), *_marks(found, decision), *_missing(found)]
+def trade_off_findings(found: TradeOff) -> list[str]:
+    """What a trade-off chart shows, a sentence each."""
+    return [*_front(found), *_missing(found)]
 
 
 def _front(found: TradeOff) -> list[str]:
@@ -128,7 +128,8 @@ def _front(found: TradeOff) -> list[str]:
     return [*said, f"{joined}{sure}; {rest} cannot be told apart." if rest else f"{joined}{sure}."]
 
 
-def _marks(found: TradeOff, decision: Decision) -> list[str]:
+def trade_off_reading(found: TradeOff, decision: Decision) -> list[str]:
+    """How to read a trade-off chart, a sentence each."""
     said = []
     if len(found.front) < len(found.points):
         said.append("Hollow points lie behind the front by their means; faint ones are shown to be behind it.")

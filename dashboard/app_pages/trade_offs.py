@@ -6,7 +6,7 @@ from dashboard import shared
 from dashboard.views import trade_offs as views
 from harness import charts
 from harness.trade_offs import along, axes
-from harness.wording import trade_off_reading
+from harness.wording import trade_off_findings, trade_off_reading
 
 view = shared.current()
 decision = view.decision
@@ -17,7 +17,7 @@ if not known:
     st.text(views.unscored(decision))
     st.stop()
 
-shared.forget_unknown("trade_offs_axis", known)
+shared.forget_unknown("trade_offs_axis", [*known])
 axis = st.segmented_control(
     "Against", known, default=known[0], key="trade_offs_axis", bind="query-params", format_func=views.AXES.get,
 ) or known[0]  # fmt: skip
@@ -29,8 +29,8 @@ chart = charts.trade_off(found, decision, height=460, pickable=True)
 alt = charts.trade_off_alt(found, decision)
 of_view = f"{decision.study}_{axis}"
 event = st.altair_chart(chart, alt=alt, on_select="rerun", selection_mode=charts.PICKED, key=f"trade_offs_{of_view}")
-for line in trade_off_reading(found, decision):
-    st.caption(shared.plain(line))
+st.text(" ".join(trade_off_findings(found)))
+st.caption(shared.plain(" ".join(trade_off_reading(found, decision))))
 
 st.subheader("All configurations, the cheapest first")
 table = views.table(found, decision)
@@ -45,7 +45,7 @@ if two:
     words = shared.plain(f"Compare {arms[0]} and {arms[1]}")
     st.page_link(
         "app_pages/compare.py", label=words, icon=":material/compare_arrows:",
-        query_params=shared.asked(view) | {"compare_a": arms[0], "compare_b": arms[1]},
+        query_params=shared.asked(view) | {"a": arms[0], "b": arms[1]},
     )  # fmt: skip
 else:
     st.caption(shared.plain(views.picking(arms, found)))
