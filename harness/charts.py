@@ -201,7 +201,7 @@ def trade_off(found: TradeOff, decision: Decision, *, height: int = 400, pickabl
         alt.Tooltip("place:N", title="By means"),
     ]
     base = alt.Chart(frame)
-    faint = 0.15 if len(frame) > CROWDED else 0.35
+    faint = 0.25 if len(frame) > CROWDED else 0.4
     clear = alt.condition("datum.place == 'on the front'", alt.value(0.9), alt.value(faint))
     dashed = alt.condition("datum['interval over'] == 'items, one seed'", alt.value([4, 3]), alt.value([1, 0]))
     upright = base.mark_rule(strokeWidth=2).encode(

@@ -132,7 +132,9 @@ def trade_off_reading(found: TradeOff, decision: Decision) -> list[str]:
     """How to read a trade-off chart, a sentence each."""
     said = []
     if len(found.front) < len(found.points):
-        said.append("Hollow points lie behind the front by their means; faint ones are shown to be behind it.")
+        said.append("Hollow points lie behind the front by their means.")
+    if any(p.place == "shown to be behind" for p in found.points):
+        said.append("Faint: one that costs no more is shown to be better.")
     spreads = {p.spread for p in found.points}
     over = {
         frozenset({"seeds"}): "Upright lines are 95 % intervals over seeds.",

@@ -37,7 +37,7 @@ table = views.table(found, decision)
 chosen = st.dataframe(
     table, hide_index=True, alt=f"Configurations of {decision.study} by {views.AXES[axis]}",
     on_select="rerun", selection_mode="multi-row", key=f"trade_offs_table_{of_view}",
-    column_config={"Configuration": st.column_config.TextColumn(pinned=True)},
+    column_config={"Configuration": st.column_config.TextColumn(pinned=True, width="medium")},
 )  # fmt: skip
 arms = views.picked(chosen.selection.rows, table, event.selection)
 two = len(arms) == 2 and all(a in {p.arm for p in found.points} | set(found.unplaced) for a in arms)

@@ -18,19 +18,18 @@ AXES: dict[Axis, str] = {
 }
 """What each axis is called."""
 
-NOT_MEASURED: dict[Axis, str] = {
-    "memory": "memory was not measured",
-    "time": "no run has ended",
-    "cost": "there is no price per hour (set one under Limits)",
-    "energy": "energy was not measured (NVIDIA GPUs count it)",
+UNKNOWN: dict[Axis, str] = {
+    "memory": "GPU memory (not measured)",
+    "time": "time (no run has ended)",
+    "cost": "cost (set a price per hour under Limits)",
+    "energy": "energy (not measured; NVIDIA GPUs count it)",
 }
 
 
 def left_out(known: Sequence[Axis]) -> str | None:
     """Why an axis cannot be chosen."""
-    missing = [f"{AXES[a].lower() if a != 'memory' else AXES[a]}: {why}" for a, why in NOT_MEASURED.items()]
-    missing = [words for a, words in zip(NOT_MEASURED, missing, strict=True) if a not in known]
-    return f"Not to choose from: {'; '.join(missing)}." if missing else None
+    missing = [words for axis, words in UNKNOWN.items() if axis not in known]
+    return f"Not to choose from: {', '.join(missing)}." if missing else None
 
 
 def unscored(decision: Decision) -> str:
