@@ -12,10 +12,11 @@ import pandas as pd
 
 from harness.decision import Decision, Row
 from harness.trade_offs import TradeOff
-from harness.wording import cost_text, cost_unit, scaled
+from harness.wording import cost_text, cost_unit
 from harness.wording import difference as difference
 from harness.wording import quality as quality
 from harness.wording import quality_title as quality_title
+from harness.wording import scaled as scaled
 
 # Okabe and Ito (2008): told apart with every common colour blindness. Brighter ones where the page is dark.
 LIGHT = ["#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#CC79A7", "#E69F00", "#56B4E9", "#5B4FA8"]
@@ -344,7 +345,7 @@ def _edge(found: TradeOff, plane: _Plane) -> pd.DataFrame:
         [
             {
                 "configuration": arm,
-                "cost": plane.at(0.965),
+                "cost": plane.at(0.967),
                 "quality": plane.bottom + step * (i + 0.7),
                 "role": "out of memory",
                 "place": "no score: there was no room for a run",
@@ -358,7 +359,7 @@ def _edge(found: TradeOff, plane: _Plane) -> pd.DataFrame:
 def _at_the_edge(edge: pd.DataFrame, plane: _Plane, color: alt.Color, shape: alt.Shape) -> list[alt.Chart]:
     if edge.empty or plane.strip is None:
         return []
-    corner = pd.DataFrame([{"from": plane.at(0.935), "to": plane.right, "mid": plane.at(0.965), "top": plane.top}])
+    corner = pd.DataFrame([{"from": plane.strip, "to": plane.right, "mid": plane.at(0.967), "top": plane.top}])
     tips = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip("role:N", title="Standing"),
@@ -381,6 +382,7 @@ def _names(frame: pd.DataFrame, plane: _Plane) -> list[alt.Chart]:
         first=[r not in {"to use", "baseline"} for r in frame["role"]], off=frame["place"] != "on the front"
     ).sort_values(["first", "off"], kind="stable")
     few = len(frame) <= NAMED
+    edge = NARROW * (1.0 if plane.strip is None else plane.share(plane.strip))
     spots = [
         (plane.share(float(c)) * NARROW, (plane.top - float(q)) / (plane.top - plane.bottom) * TALL)
         for c, q in zip(frame["cost"], frame["quality"], strict=True)
@@ -392,9 +394,9 @@ def _names(frame: pd.DataFrame, plane: _Plane) -> list[alt.Chart]:
         if not few and row["role"] not in {"to use", "baseline"} and row["place"] != "on the front":
             continue
         name = _short(str(row["configuration"]))
-        for right, down in ((1, -1), (-1, -1), (1, 1), (-1, 1)):
+        for right, down in SPOTS:
             box = _box(spots[int(i)], name, right, down)
-            if box[0] >= 0 and box[2] <= NARROW and not any(_overlap(box, other) for other in taken):
+            if box[0] >= 0 and box[2] <= edge and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
                 at = {"cost": row["cost"], "quality": row["quality"], "name": name}
                 placed.setdefault((right, down), []).append(at)
@@ -408,6 +410,9 @@ def _names(frame: pd.DataFrame, plane: _Plane) -> list[alt.Chart]:
 
 
 _Box = tuple[float, float, float, float]
+
+SPOTS = ((1, -1), (-1, -1), (1, 1), (-1, 1), (1, -2), (-1, -2), (1, 2), (-1, 2))
+"""Where a name may stand, the best first: right or left of its point, and lines above it or below."""
 
 NARROW, TALL = 300, 300
 """Pixels of the smallest plane that is drawn: names that hide nothing there hide nothing on a larger one."""

@@ -22,13 +22,12 @@ from harness.errors import NotReady
 from harness.record import Record
 from harness.summary import Evidence, Summary, peak_bytes
 from harness.trade_offs import TradeOff, along, axes
-from harness.units import duration, energy, size
+from harness.units import duration, energy, money, size
 from harness.wording import (
     difference,
     margin,
     quality,
     quality_title,
-    run_cost,
     run_time,
     scaled,
     trade_off_findings,
@@ -122,13 +121,10 @@ def html(evidence: Evidence, summary: Summary, decision: Decision, file: str = "
 
     found = _along_memory(evidence, summary, decision)
     ranked = charts.ranked(decision)
-    reading = "Points are means, lines 95 % intervals of each one by itself; the dashed line is " + (
-        f"{decision.baseline}, the band the margin of {margin(decision)} around it."
-        if decision.margin
-        else f"{decision.baseline}."
-    )
     pictures = {
-        "ranked": _picture(ranked, "ranked", charts.ranked_alt(decision), reading) if ranked else None,
+        "ranked": _picture(ranked, "ranked", charts.ranked_alt(decision), _ranked_reading(decision))
+        if ranked
+        else None,
         "trade_off": None,
     }
     chart = charts.trade_off(found, decision) if found else None
@@ -201,6 +197,18 @@ def _about(evidence: Evidence, decision: Decision) -> list[str]:
     ]
 
 
+def _ranked_reading(decision: Decision) -> str:
+    """How to read the ranked chart."""
+    scored = [row for row in decision.rows if row.quality is not None]
+    said = ["Points are means, lines 95 % intervals of each one by itself."]
+    if any(row.spread == "items" for row in scored):
+        said.append("Dashed: one seed, over its items alone.")
+    if any(row.arm == decision.baseline for row in scored):
+        band = f", the band the margin of {margin(decision)} around it" if decision.margin else ""
+        said.append(f"The upright line is {decision.baseline}{band}.")
+    return " ".join(said)
+
+
 def _chosen(decision: Decision) -> Table | None:
     """The configuration to use beside the baseline."""
     chosen = decision.chosen
@@ -208,10 +216,11 @@ def _chosen(decision: Decision) -> Table | None:
         return None
     by_arm = {row.arm: row for row in decision.rows}
     mine, base = by_arm[chosen.arm], by_arm[decision.baseline]
+    priced = decision.per_hour is not None
     costs: list[tuple[str, Any, float | None, float | None]] = [
         ("Peak memory", size, mine.peak_bytes, base.peak_bytes),
         ("Time of a run", run_time, mine.seconds, base.seconds),
-        ("Cost of a run", lambda v: run_cost(v, decision), mine.cost, base.cost),
+        *([("Cost of a run", lambda v: money(v, decision.currency), mine.cost, base.cost)] if priced else []),
         ("Energy of training", energy, mine.energy_joules, base.energy_joules),
     ]
     rows: list[list[Cell]] = [
@@ -257,8 +266,18 @@ def _params(params: Mapping[str, Any]) -> str:
 
 
 def _configurations(evidence: Evidence, decision: Decision) -> Table:
-    head = ["Configuration", "Method", "Standing", quality_title(decision), f"Difference to {decision.baseline}",
-            "Verdict", "Peak memory", "Time of a run", "Cost of a run", "Chance to be best", "Trials"]  # fmt: skip
+    head = [
+        *(
+            "Configuration",
+            "Method",
+            "Standing",
+            quality_title(decision),
+            f"Difference to {decision.baseline}",
+            "Verdict",
+        ),
+        *("Peak memory", "Time of a run", *(["Cost of a run"] if decision.per_hour is not None else [])),
+        *("Chance to be best", "Trials"),
+    ]
     return Table("All configurations", head, [_configuration(row, evidence, decision) for row in decision.rows])
 
 
@@ -269,13 +288,13 @@ def _configuration(row: Row, evidence: Evidence, decision: Decision) -> list[Cel
     return [
         row.arm + used,
         f"{row.method} on {row.quantization}",
-        row.standing + (f": {row.why}" if row.why else ""),
+        row.why if row.standing == "over a limit" and row.why else row.standing,
         quality(row, decision),
         "" if own else difference(row.difference, decision),
         "baseline" if own else (row.label or "not enough data"),
         size(row.peak_bytes),
         run_time(row.seconds),
-        run_cost(row.cost, decision),
+        *([money(row.cost, decision.currency)] if decision.per_hour is not None else []),
         "-" if row.best_probability is None else f"{row.best_probability:.0%}",
         Runs(ids),
     ]
@@ -330,7 +349,8 @@ def _ledger(summary: Summary) -> Table:
         ]
         for row in summary.arms
     ]
-    return Table("Tuning ledger", head, rows)
+    tuned = any(row.search_trials for row in summary.arms)
+    return Table("Tuning ledger", head, rows if tuned else [])
 
 
 def _failures(evidence: Evidence) -> Table:

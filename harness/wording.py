@@ -51,13 +51,6 @@ def margin(decision: Decision) -> str:
     return f"{shown:g} points" if decision.percent else f"{shown:g}"
 
 
-def run_cost(value: float | None, decision: Decision) -> str:
-    """What a run that succeeds costs: money where there is a price per hour, else hours."""
-    if value is None:
-        return "-"
-    return money(value, decision.currency) if decision.per_hour is not None else f"{value:.3g} h"
-
-
 def run_time(seconds: float | None) -> str:
     return "-" if seconds is None else duration(seconds)
 
@@ -119,13 +112,14 @@ def _front(found: TradeOff) -> list[str]:
     neighbours = len(front) - 1
     if found.refusal:
         return [*said, f"No neighbours on it are joined: {found.refusal}."]
-    known = f"{1 - found.alpha:.0%} sure" if found.alpha >= 0.01 else f"{1 - found.alpha:.1%} sure"
-    one = len(found.joined) == 1
-    whole = f"{len(found.joined)} of {neighbours} pair{'' if neighbours == 1 else 's'} of neighbours on it"
-    joined = f"{whole} {'is' if one else 'are'} shown to differ and joined by a line"
-    sure = f" ({known}, all lines together)" if found.joined else ""
-    rest = neighbours - len(found.joined)
-    return [*said, f"{joined}{sure}; {rest} cannot be told apart." if rest else f"{joined}{sure}."]
+    shown = len(found.joined)
+    if not shown:
+        return [*said, "No neighbours on it are joined, since they cannot be told apart."]
+    sure = f"({(1 - found.alpha) * 100:.3g} % sure, all lines together)"
+    if shown == neighbours:
+        return [*said, f"Neighbours on it are shown to differ and joined by lines {sure}."]
+    joined = f"{shown} of the {neighbours} pairs of neighbours on it {'is' if shown == 1 else 'are'} shown to differ"
+    return [*said, f"{joined} and joined by a line {sure}; {neighbours - shown} cannot be told apart."]
 
 
 def trade_off_reading(found: TradeOff, decision: Decision) -> list[str]:

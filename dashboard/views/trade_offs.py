@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from harness import charts
-from harness.decision import Decision
+from harness.decision import Decision, Row
 from harness.trade_offs import Axis, TradeOff
 from harness.wording import cost_text, quality, quality_title
 
@@ -55,7 +55,7 @@ def table(found: TradeOff, decision: Decision) -> pd.DataFrame:
                 quality_title(decision): quality(by_arm[arm], decision),
                 "By means": points[arm].place if arm in points else "-",
                 "Chance to be on the front": _share(points[arm].front_probability) if arm in points else "-",
-                "Standing": by_arm[arm].standing + (f": {why}" if (why := by_arm[arm].why) else ""),
+                "Standing": _standing(by_arm[arm]),
             }
             for arm in order
         ]
@@ -85,3 +85,7 @@ def picking(arms: Sequence[str], found: TradeOff) -> str:
 
 def _share(value: float | None) -> str:
     return "not known" if value is None else f"{value:.0%}"
+
+
+def _standing(row: Row) -> str:
+    return row.why if row.standing == "over a limit" and row.why else row.standing
