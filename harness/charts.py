@@ -272,7 +272,7 @@ class _Plane:
 
     def at(self, share: float) -> float:
         if self.log:
-            return self.left * (self.right / self.left) ** share
+            return float(self.left * (self.right / self.left) ** share)
         return self.left + (self.right - self.left) * share
 
 

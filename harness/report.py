@@ -530,8 +530,8 @@ def _template(name: str) -> jinja2.Template:
 def _md(text: object) -> str:
     """Text for Markdown and for the cell of a table, shown as it is."""
     safe = re.sub(r"\s+", " ", str(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    safe = re.sub(r"([\\`*|~$]|\](?=\())", r"\\\1", safe).replace("@", "&#64;")
-    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|#(?=\d)", lambda m: f"\\{m[0]}", safe)
+    safe = re.sub(r"([\\`*|~$]|\](?=\()|(?<!&)#(?=\d))", r"\\\1", safe)
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", safe).replace("@", "&#64;")
 
 
 def _code(text: object) -> str:

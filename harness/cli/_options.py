@@ -58,6 +58,7 @@ def limit_options(command: Command) -> Command:
         limits = Limits(int(vram * GIB) if vram else None, hours, money, quality, margin, metric, per_hour)
         return command(limits=limits, **others)
 
+    found: Command = limited
     for option in reversed(LIMITS):
-        limited = option(limited)
-    return limited
+        found = option(found)
+    return found
