@@ -46,7 +46,7 @@ def controls() -> None:
     """
     names = Store(root()).studies()
     with st.sidebar:
-        _forget_unknown("study", names)
+        forget_unknown("study", names)
         st.selectbox("Study", names, index=names.index(_latest(names)), key="study", bind="query-params")
         view_of = opened(str(st.session_state["study"]))
         spec = view_of.spec()
@@ -59,7 +59,7 @@ def controls() -> None:
         records = _evidence(str(view_of.folder), view_of.version(), None).records
         own = primary_metric(spec, records)
         known = list(dict.fromkeys([own, *metrics(records)]))
-        _forget_unknown("metric", known)
+        forget_unknown("metric", known)
         st.selectbox("Metric", known, key="metric", bind="query-params", format_func=lambda m: m.replace("/", " "))
         declared = spec.objective.margin if st.session_state["metric"] == own else 0.0
         _number("margin", "Margin", "Differences up to this do not matter, in units of the metric.", declared)
@@ -104,10 +104,10 @@ def unreadable(view: View) -> list[str]:
     return [f"{file.path.name}: {file.reason}" for file in view.store.unreadable()]
 
 
-def link(view: View) -> str:
-    """The address of this very view, every value spelled out."""
+def asked(view: View) -> dict[str, str]:
+    """Study and limits as they stand in the address, every value spelled out."""
     limits = view.limits
-    asked = {
+    values = {
         "study": view.store.folder.name,
         "vram": None if limits.memory_bytes is None else f"{limits.memory_bytes / GIB:g}",
         "hours": limits.hours,
@@ -117,8 +117,13 @@ def link(view: View) -> str:
         "margin": limits.margin,
         "quality": limits.quality,
     }
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def link(view: View) -> str:
+    """The address of this very view."""
     base = str(st.context.url or "").partition("?")[0]
-    return f"{base}?{urlencode({k: v for k, v in asked.items() if v is not None})}"
+    return f"{base}?{urlencode(asked(view))}"
 
 
 def failed(error: HarnessError) -> None:
@@ -126,6 +131,12 @@ def failed(error: HarnessError) -> None:
     st.error(plain(error.message), icon=":material/error:")
     if error.remedy:
         st.code(error.remedy, language=None, wrap_lines=True)
+
+
+def forget_unknown(key: str, known: list[str]) -> None:
+    """A choice that another study had is none of this one."""
+    if st.session_state.get(key) not in {None, *known}:
+        del st.session_state[key]
 
 
 def plain(text: str) -> str:
@@ -168,9 +179,3 @@ def _latest(names: list[str]) -> str:
 
 def _number(key: str, label: str, words: str, value: float | None = None) -> None:
     st.number_input(label, min_value=0.0, value=value, key=key, bind="query-params", help=words, format="%g", step=None)
-
-
-def _forget_unknown(key: str, known: list[str]) -> None:
-    """A choice that another study had is none of this one."""
-    if st.session_state.get(key) not in {None, *known}:
-        del st.session_state[key]
