@@ -1,6 +1,7 @@
 """What all pages share: which study, under which limits, read once and kept until results are added."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -46,7 +47,7 @@ def controls() -> None:
     """
     names = Store(root()).studies()
     with st.sidebar:
-        _forget_unknown("study", names)
+        forget_unknown("study", names)
         st.selectbox("Study", names, index=names.index(_latest(names)), key="study", bind="query-params")
         view_of = StudyStore(root() / str(st.session_state["study"]))
         spec = view_of.spec()
@@ -59,7 +60,7 @@ def controls() -> None:
         records = _evidence(str(view_of.folder), version(view_of), None).records
         own = primary_metric(spec, records)
         known = list(dict.fromkeys([own, *metrics(records)]))
-        _forget_unknown("metric", known)
+        forget_unknown("metric", known)
         st.selectbox("Metric", known, key="metric", bind="query-params", format_func=lambda m: m.replace("/", " "))
         declared = spec.objective.margin if st.session_state["metric"] == own else 0.0
         _number("margin", "Margin", "Differences up to this do not matter, in units of the metric.", declared)
@@ -101,8 +102,19 @@ def version(store: StudyStore) -> str:
 
 def link(view: View) -> str:
     """The address of this very view, every value spelled out."""
+    base = str(st.context.url or "").partition("?")[0]
+    return f"{base}?{urlencode(asked(view))}"
+
+
+def page(view: View, name: str) -> str:
+    """The address of another page on this study under these limits, relative to this one."""
+    return f"{name}?{urlencode(asked(view))}"
+
+
+def asked(view: View) -> dict[str, str]:
+    """Study and limits as they stand in an address: what a link to another page carries along."""
     limits = view.limits
-    asked = {
+    values = {
         "study": view.store.folder.name,
         "vram": None if limits.memory_bytes is None else f"{limits.memory_bytes / GIB:g}",
         "hours": limits.hours,
@@ -112,8 +124,7 @@ def link(view: View) -> str:
         "margin": limits.margin,
         "quality": limits.quality,
     }
-    base = str(st.context.url or "").partition("?")[0]
-    return f"{base}?{urlencode({k: v for k, v in asked.items() if v is not None})}"
+    return {k: str(v) for k, v in values.items() if v is not None}
 
 
 def failed(error: HarnessError) -> None:
@@ -128,6 +139,16 @@ def plain(text: str) -> str:
     for sign in "\\`*_[]$~<>#:":
         text = text.replace(sign, f"\\{sign}")
     return text
+
+
+def forget_unknown(key: str, known: Collection[object]) -> None:
+    """A choice that another study had is none of this one; of several choices those that are left are kept."""
+    chosen = st.session_state.get(key)
+    if isinstance(chosen, list):
+        if left := [c for c in chosen if c not in known]:
+            st.session_state[key] = [c for c in chosen if c not in left]
+    elif chosen is not None and chosen not in known:
+        del st.session_state[key]
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner="Reading results")
@@ -158,9 +179,3 @@ def _latest(names: list[str]) -> str:
 
 def _number(key: str, label: str, words: str, value: float | None = None) -> None:
     st.number_input(label, min_value=0.0, value=value, key=key, bind="query-params", help=words, format="%g", step=None)
-
-
-def _forget_unknown(key: str, known: list[str]) -> None:
-    """A choice that another study had is none of this one."""
-    if st.session_state.get(key) not in {None, *known}:
-        del st.session_state[key]

@@ -1,4 +1,4 @@
-"""What a task asked, as text: results keep answers alone, so it is read from the task's own file where that is at hand."""
+"""What a task asked, as text: results keep the answers, so it is read from the task's own file if that is at hand."""
 
 import hashlib
 import json
