@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import shared
-from dashboard.views import compare
+from dashboard.views import compare, metrics
 from harness import pairs, questions
 from harness.pairs import Pair
 from harness.store import StudyStore
@@ -84,7 +84,7 @@ def flips(pair: Pair) -> None:
         return
     shared.forget_unknown("compare_task", known)
     if len(known) > 1:
-        st.selectbox("Task", known, key="compare_task", bind="query-params", format_func=compare.plain)
+        st.selectbox("Task", known, key="compare_task", bind="query-params", format_func=metrics.plain)
     metric = str(st.session_state.get("compare_task", known[0]))
     said = compare.flips_said(pair, metric)
     st.altair_chart(compare.flips_chart(pair, metric), alt=said)

@@ -53,6 +53,7 @@ def all_runs() -> None:
     key = f"runs_table_{abs(hash((view.store.folder.name, view.version, chosen)))}"
     ids = [r.trial_id for r in records]
     number = st.column_config.NumberColumn
+    metric = view.evidence.metric
     named = runs.titles(records, view.evidence)
     picked = st.dataframe(
         frame, hide_index=True, key=key, on_select=lambda: choose(key, ids), selection_mode="multi-row",
@@ -60,8 +61,8 @@ def all_runs() -> None:
         column_config={
             "Status": st.column_config.TextColumn(pinned=True),
             "Learning rate": number(format="%.3g"),
-            "Validation loss": number(named["Validation loss"], format="%.4f"),
-            "Score": number(named["Score"], format="%.4g"),
+            "Validation loss": number(named["Validation loss"], format="%.4f", help="Per token; tuning minimises it."),
+            "Score": number(named["Score"], format=runs.score_format(metric), help=metric.replace("/", " ")),
             "Peak memory": number(named["Peak memory"], format="%.1f", help="Of training, as measured."),
             "Forecast": number(named["Forecast"], format="%.1f", help="The same, as forecast before the run."),
             "Time": number(named["Time"], format="%.1f"),

@@ -7,9 +7,11 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
+from dashboard.views.metrics import bounds, number, plain, scaled, score, unit
+from dashboard.views.settings import flat, said, value
 from harness import pairs
 from harness.charts import Chart
-from harness.decision import SHARES, Decision, Row
+from harness.decision import Decision, Row
 from harness.pairs import Metric, Pair
 from harness.spec import StudySpec
 from harness.summary import ArmRow, Evidence, Summary, over_seeds
@@ -107,45 +109,14 @@ def seeds(count: int) -> str:
     return "one seed" if count == 1 else f"{count} seeds"
 
 
-# units
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share of right answers, shown in percent; lm-eval's filter in brackets says nothing."""
-    return metric.partition("/")[2].partition("[")[0] in SHARES
-
-
-def unit(metric: str) -> str:
-    """What a difference is counted in."""
-    if is_share(metric):
-        return "percent points"
-    loss = metric.endswith("_loss") or metric.partition("/")[0].startswith("kl_")
-    return "nats per token" if loss else f"units of {plain(metric)}"
-
-
-def plain(metric: str) -> str:
-    """A metric's name as it is read."""
-    return metric.replace("/", " ").replace("_", " ") if metric.endswith("_loss") else metric.replace("/", " ")
-
-
-def scaled(value: float, metric: str) -> float:
-    return value * 100 if is_share(metric) else value
-
-
-def number(value: float, metric: str) -> str:
-    """A difference with its unit: `-8.4 points`, `+0.036 nats`."""
-    if is_share(metric):
-        return f"{value * 100:+.1f} points"
-    return f"{value:+.3f} nats" if unit(metric) == "nats per token" else f"{value:+.3g}"
+# numbers
 
 
 def bounded(found: Metric) -> str:
     """A difference with its interval, or why there is none."""
     if found.difference is None or found.low is None or found.high is None:
         return f"no interval: {found.reason}" if found.reason else "no interval"
-    digits = 1 if is_share(found.metric) else 3
-    low, high = scaled(found.low, found.metric), scaled(found.high, found.metric)
-    return f"{number(found.difference, found.metric)} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{number(found.difference, found.metric)} {bounds(found.low, found.high, found.metric, '+')}"
 
 
 def mean(evidence: Evidence, arm: str, metric: str) -> str:
@@ -153,12 +124,9 @@ def mean(evidence: Evidence, arm: str, metric: str) -> str:
     found = over_seeds([r for r in evidence.runs if r.trial.arm == arm], metric)
     if found is None:
         return "-"
-    share = is_share(metric)
-    digits, sign = (1, " %") if share else (3, " nats" if unit(metric) == "nats per token" else "")
-    middle = f"{scaled(found.mean, metric):.{digits}f}{sign}"
     if found.low is None or found.high is None:
-        return f"{middle} (one seed)"
-    return f"{middle} [{scaled(found.low, metric):.{digits}f}, {scaled(found.high, metric):.{digits}f}]"
+        return f"{score(found.mean, metric)} (one seed)"
+    return f"{score(found.mean, metric)} {bounds(found.low, found.high, metric)}"
 
 
 # the forest
@@ -293,13 +261,13 @@ def seeds_table(pair: Pair, evidence: Evidence, address: str) -> pd.DataFrame:
     first = pair.metrics[0]
     runs = {(r.trial.arm, r.trial.seed): r for r in evidence.runs}
     rows = []
-    for seed, value in first.per_seed.items():
+    for seed, found in first.per_seed.items():
         both = [runs.get((arm, int(seed))) for arm in (pair.a, pair.b)]
         links = [None if r is None else f"{address}&run={r.trial_id}" for r in both]
         rows.append(
             {
                 "Seed": int(seed),
-                f"Difference in {plain(first.metric)}": f"{number(value, first.metric)} (one seed)",
+                f"Difference in {plain(first.metric)}": f"{number(found, first.metric)} (one seed)",
                 f"Run of {pair.a}": links[0],
                 f"Run of {pair.b}": links[1],
             }
@@ -461,9 +429,9 @@ def settings_table(pair: Pair, evidence: Evidence, summary: Summary, *, everythi
     rows = {r.arm: r for r in summary.arms}
     left, right = (_settings(evidence, rows[arm]) for arm in (pair.a, pair.b))
     names = [k for k in {**left, **right} if everything or left.get(k) != right.get(k)]
-    table = [(said(k), _value(left.get(k)), _value(right.get(k))) for k in names]
+    table = [(said(k), value(left.get(k)), value(right.get(k))) for k in names]
     if everything:
-        table += [(said(k), _value(v), _value(v)) for k, v in flat(_controls(evidence.spec)).items()]
+        table += [(said(k), value(v), value(v)) for k, v in flat(_controls(evidence.spec)).items()]
     return pd.DataFrame(table, columns=["Setting", pair.a, pair.b])
 
 
@@ -475,31 +443,6 @@ def _settings(evidence: Evidence, row: ArmRow) -> dict[str, Any]:
 
 def _controls(spec: StudySpec) -> dict[str, Any]:
     return spec.controls.model_dump(mode="json")
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under dotted names."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = isinstance(value, dict) and value
-        found |= flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return found
-
-
-def said(name: str) -> str:
-    """A setting's name as it is read: `train.max_length` is `Train: max length`."""
-    words = name.replace(".", ": ").replace("_", " ")
-    return words[:1].upper() + words[1:]
-
-
-def _value(value: Any) -> str:
-    if value is None or value == "":
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def costs(pair: Pair, summary: Summary, decision: Decision) -> pd.DataFrame:

@@ -8,7 +8,8 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dashboard.views.compare import flat, is_share, plain, said, scaled, unit
+from dashboard.views.metrics import is_share, plain, scaled, score, unit
+from dashboard.views.settings import flat, said, value
 from harness.charts import Chart
 from harness.record import NO_ROOM, OBJECTIVE, Record, Status
 from harness.spec import Controls
@@ -66,6 +67,11 @@ class Figure:
 
 
 # the table
+
+
+def short(seconds: float) -> str:
+    """A time of which fractions of a second may be all there is."""
+    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
 
 
 def status_words(status: str) -> str:
@@ -136,13 +142,18 @@ def titles(records: Sequence[Record], evidence: Evidence) -> dict[str, str]:
     metric = evidence.metric
     memory, time = memory_unit(records)[0], time_unit(records)[0]
     return {
-        "Validation loss": "Validation loss (nats per token)",
-        "Score": f"{plain(metric)}, one seed ({'%' if is_share(metric) else unit(metric)})",
+        "Validation loss": "Validation loss (nats)",
+        "Score": f"Score, one seed ({'%' if is_share(metric) else unit(metric)})",
         "Peak memory": f"Peak memory ({memory})",
         "Forecast": f"Forecast ({memory})",
         "Time": f"Time ({time})",
         "Started": "Started (UTC)",
     }
+
+
+def score_format(metric: str) -> str:
+    """How the column of scores is written."""
+    return "%.1f" if is_share(metric) else "%.4g"
 
 
 def memory_unit(records: Sequence[Record]) -> tuple[str, int]:
@@ -219,11 +230,11 @@ def figures(record: Record, evidence: Evidence) -> list[Figure]:
             "no forecast" if due is None else f"forecast {size(due)}",
             "Of training: what the allocator held on a GPU, tensors by kind on a CPU.",
         ),
-        Figure(quality, value, "one seed", "Of this run alone: it says nothing of the noise between runs."),
+        Figure(quality, value, "one seed", f"{quality} of this run alone: it says nothing of the noise between runs."),
         Figure(
-            "Throughput",
-            "not measured" if rate is None else f"{rate:,.0f} tokens/s",
-            "no forecast" if told is None else f"forecast {told:,.0f} tokens/s",
+            "Throughput (tokens/s)",
+            "not measured" if rate is None else f"{rate:,.0f}",
+            "no forecast" if told is None else f"forecast {told:,.0f}",
             "Real tokens of training, padding not counted, after the first steps.",
         ),
     ]
@@ -231,18 +242,11 @@ def figures(record: Record, evidence: Evidence) -> list[Figure]:
 
 def _quality(record: Record, evidence: Evidence) -> tuple[str, str]:
     """What a run was judged by: the study's metric, or before that the loss that tuning minimises."""
-    value = record.score(evidence.metric)
-    if value is not None:
-        return plain(evidence.metric), score(value, evidence.metric)
+    found = record.score(evidence.metric)
+    if found is not None:
+        return plain(evidence.metric), score(found, evidence.metric)
     loss = record.score(OBJECTIVE)
     return "Validation loss", "not scored" if loss is None else score(loss, OBJECTIVE)
-
-
-def score(value: float, metric: str) -> str:
-    """One score with its unit."""
-    if is_share(metric):
-        return f"{100 * value:.1f} %"
-    return f"{value:.3f} nats" if unit(metric) == "nats per token" else f"{value:.3g}"
 
 
 # its curve
@@ -312,7 +316,7 @@ def stages_frame(record: Record) -> pd.DataFrame:
     """When each stage began and ended, in seconds since the run began."""
     ends, rows = 0.0, []
     for stage in record.stages:
-        rows.append({"stage": stage.stage, "from": ends, "to": ends + stage.seconds, "time": duration(stage.seconds)})
+        rows.append({"stage": stage.stage, "from": ends, "to": ends + stage.seconds, "time": short(stage.seconds)})
         ends += stage.seconds
     return pd.DataFrame(rows, columns=["stage", "from", "to", "time"])
 
@@ -336,7 +340,7 @@ def stages_chart(record: Record) -> Chart | None:
 
 
 def stages_said(record: Record) -> str:
-    return "Stages: " + ", ".join(f"{s.stage} {duration(s.seconds)}" for s in record.stages) + "."
+    return "Stages: " + ", ".join(f"{s.stage} {short(s.seconds)}" for s in record.stages) + "."
 
 
 def stages_table(record: Record) -> pd.DataFrame:
@@ -346,8 +350,8 @@ def stages_table(record: Record) -> pd.DataFrame:
     rows = [
         {
             "Stage": s.stage,
-            "Time": duration(s.seconds),
-            "Forecast": duration(expected[s.stage].mid) if s.stage in expected else "-",
+            "Time": short(s.seconds),
+            "Forecast": short(expected[s.stage].mid) if s.stage in expected else "-",
             "Live tensors, peak": size(s.allocated_peak_bytes),
             "Held by the allocator, peak": size(s.reserved_peak_bytes),
             "Of the process on the GPU": size(s.device_peak_bytes),
@@ -458,15 +462,6 @@ def settings_table(record: Record) -> pd.DataFrame:
     rows += [(said(k), value(ours[k]), "") for k in ("model.id", "data.path")]
     rows += [(said(k), value(v), value(theirs.get(k))) for k, v in ours.items() if v != theirs.get(k)]
     return pd.DataFrame(rows, columns=["Setting", "Value", "Default"])
-
-
-def value(some: Any) -> str:
-    """A setting as text."""
-    if some is None or some == "":
-        return "-"
-    if isinstance(some, bool):
-        return "yes" if some else "no"
-    return f"{some:.6g}" if isinstance(some, float) else str(some)
 
 
 def machine_table(record: Record) -> pd.DataFrame:
