@@ -91,7 +91,7 @@ TASKS: dict[Flavour, list[tuple[str, str, Literal["target", "retention"], float,
         ("arc_easy", "acc", "retention", 0.8, -0.06),
     ],
 }
-BASE_BYTES: dict[Flavour, int] = {"cpu": 4_330_112, "cuda": 6_425_499_648}
+BASE_BYTES: dict[Flavour, int] = {"cpu": 4_330_112, "cuda": 2_471_645_184}
 RESERVED, DRIVER = 1.12, 600 * 2**20
 """What CUDA's allocator holds against what is in use, and the bytes of a process beside it."""
 GPU = {
@@ -107,8 +107,8 @@ PACKAGES = {
 # the trainer's settings that a record holds, so that its row is as long as a real one
 UNSET = """activation_checkpointing_kwargs chat_template_path completion_only_loss dataloader_prefetch_factor
 dataset_num_proc ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph
-deepspeed eval_accumulation_steps eval_packing eval_steps fsdp fsdp_config gradient_checkpointing_kwargs greater_is_better
-hub_model_id hub_private_repo hub_revision label_names liger_kernel_config lr_scheduler_kwargs max_length
+deepspeed eval_accumulation_steps eval_packing eval_steps fsdp fsdp_config gradient_checkpointing_kwargs
+greater_is_better hub_private_repo hub_revision label_names liger_kernel_config lr_scheduler_kwargs max_length
 metric_for_best_model model_init_kwargs neftune_noise_alpha optim_args optim_target_modules pad_to_multiple_of
 parallelism_config resume_from_checkpoint router_aux_loss_coef run_name save_total_limit tf32 torch_compile_backend
 torch_compile_mode torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id"""
@@ -187,7 +187,7 @@ def study(
             "name": name,
             "question": "Does LoRA, on a base of fewer bits too, do as well as full fine-tuning?",
             "controls": {
-                "model": {"id": "meta-llama/Llama-3.2-3B" if gpu else "tiny"},
+                "model": {"id": "meta-llama/Llama-3.2-1B" if gpu else "tiny"},
                 "data": {"path": "openai/gsm8k" if gpu else "tiny", "validation_rows": rows, "test_rows": items},
                 "train": {"max_steps": STEPS, "batch": 16, "max_length": 128},
                 "evaluate": evaluated,
@@ -244,7 +244,7 @@ class _Study:
                 known = best.get(trial.arm)
                 if known is None or record.scores[0].value < known.scores[0].value:
                     best[trial.arm] = record
-                if (trial.number or 0) % AGAIN_EVERY == AGAIN_EVERY - 1:
+                if (trial.number or 0) % AGAIN_EVERY == AGAIN_EVERY // 2:
                     yield self._killed(record)
                     record = record.model_copy(update={"attempt": 2})
             yield record
@@ -343,7 +343,7 @@ class _Study:
             data={"cut": 0, "digest": "5074b3ea72a68248", "dropped": {}, "format": "messages",
                   "rows": {"train": 1600, "validation": trial.controls.data.validation_rows, "test": self.items},
                   "tokens": 50164} if ran else {},
-            adapter_path=f"adapters/{trial.id}" if done and trial.phase == "confirm" and kind and kind.adapter else None,
+            adapter_path=f"adapters/{trial.id}" if trial.phase == "confirm" and "rank" in trial.params else None,
             log_path=f"logs/{trial.id}-1.log" if ran else None,
             forecast=self._forecast(trial, kind, memory, train),
         )  # fmt: skip
@@ -403,7 +403,9 @@ class _Study:
         stages = []
         for name in names:
             taken = seconds[name] * long * float(draw.uniform(0.9, 1.1))
-            used = (memory.weights + (memory.peak or 0) * (name == "train")) if memory else BASE_BYTES[self.flavour]
+            used = BASE_BYTES[self.flavour]
+            if memory:
+                used = (memory.peak or 0) if name == "train" else memory.weights + memory.adapter
             peaks = {
                 "allocated_peak_bytes": used, "reserved_peak_bytes": round(used * RESERVED),
                 "device_peak_bytes": round(used * RESERVED) + DRIVER,

@@ -1,7 +1,5 @@
 """Two configurations against each other."""
 
-from pathlib import Path
-
 import pandas as pd
 import streamlit as st
 
@@ -9,7 +7,6 @@ from dashboard import shared
 from dashboard.views import compare, metrics
 from harness import pairs, questions
 from harness.pairs import Pair
-from harness.store import StudyStore
 
 
 @st.cache_resource(max_entries=50, show_spinner="Comparing")
@@ -20,7 +17,7 @@ def pair_of(folder: str, version: str, metric: str, margin: float | None, a: str
 @st.cache_resource(max_entries=20, show_spinner="Reading answers")
 def flipped_of(folder: str, version: str, metric: str, a: str, b: str, _view: shared.View) -> pd.DataFrame:
     asked = questions.texts(_view.evidence.spec.controls, metric.partition("/")[0])
-    return compare.flipped(pairs.answers(StudyStore(Path(folder)), _view.evidence, metric, a, b), asked)
+    return compare.flipped(pairs.answers(_view.store, _view.evidence, metric, a, b), asked)
 
 
 def swap() -> None:

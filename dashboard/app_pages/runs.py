@@ -108,7 +108,7 @@ def detail(record: Record) -> None:
 def again(record: Record) -> None:
     st.subheader("Make it again")
     command = reproduce.command(record, view.evidence.spec, view.store.folder / "study.yaml")
-    foreign = getattr(view.evidence.spec, "origin", None) is not None
+    foreign = view.evidence.spec.origin is not None
     if command and not foreign:
         st.code(command, language=None, wrap_lines=True)
         return
@@ -190,7 +190,7 @@ def log(record: Record) -> None:
     st.text(words)
     if tail is not None:
         st.code(tail, language=None, height=320)
-    if getattr(view.evidence.spec, "origin", None) is not None:
+    if view.evidence.spec.origin is not None:
         return
     st.subheader("Weights & Biases")
     page, words = runs.wandb(record, view.store.folder, os.environ)

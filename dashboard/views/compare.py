@@ -286,7 +286,7 @@ def flipping(pair: Pair) -> list[str]:
 def no_flips(pair: Pair, evidence: Evidence) -> str:
     """Why there are no outcomes to set side by side."""
     reason = next((m.reason for m in pair.metrics if m.reason), None)
-    origin = getattr(evidence.spec, "origin", None)
+    origin = evidence.spec.origin
     if origin is not None:
         return f"{origin.tool} publishes no answers to single questions, so none can be set side by side."
     return "No metric that both were judged on is right or wrong for each item." + (f" {reason}" if reason else "")

@@ -103,7 +103,8 @@ def counted(records: Sequence[Record], evidence: Evidence) -> str:
     ends = [(status_words(s), sum(r.status == s for r in records)) for s in LOOKS]
     parts = ", ".join(f"{n:,} {words}" for words, n in ends if n)
     whole = len(evidence.records)
-    number = f"{len(records):,} of {whole:,} runs" if len(records) != whole else f"{whole:,} runs"
+    all_of_them = "1 run" if whole == 1 else f"{whole:,} runs"
+    number = f"{len(records):,} of {all_of_them}" if len(records) != whole else all_of_them
     return f"{number}: {parts}." if parts else f"{number}."
 
 
@@ -519,7 +520,7 @@ def wandb(record: Record, folder: Path, environment: Mapping[str, str]) -> tuple
 
 def no_command(record: Record, evidence: Evidence) -> str:
     """Why there is no command for this run alone."""
-    origin = getattr(evidence.spec, "origin", None)
+    origin = evidence.spec.origin
     if origin is not None:
         return f"It was made by {origin.tool}, so this program has no command that makes it again."
     return "There is no command for this run alone; the study's own command makes it:"

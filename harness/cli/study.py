@@ -86,6 +86,7 @@ def command(
         return 130
     if trackers:
         _complete_view(results.study(spec.name), trackers["wandb"])
+    _compact(results.study(spec.name))
     summary = summarise(results.study(spec.name))
     if as_json:
         click.echo(json.dumps(summary.as_json(), indent=2))
@@ -103,6 +104,20 @@ def command(
     how = "with the same command" if all(r.status == "killed" for r in outcome.failed) else "with --retry-failed"
     click.echo(f"run them again {how} once the cause is mended", err=True)
     return 3
+
+
+def _compact(store: "StudyStore") -> None:
+    """Merge the files of a long study, which would read slowly."""
+    from harness.cli.compact import compact_if_long
+    from harness.errors import StoreError
+
+    try:
+        done = compact_if_long(store)
+    except StoreError as error:  # another command goes on with the study; nothing depends on it
+        click.echo(f"warning: not compacted: {error.message}", err=True)
+        return
+    if done is not None:
+        click.echo(f"the files of {done.did.runs} runs were merged into one per table, which read faster", err=True)
 
 
 def _bits(store: "StudyStore", spec: "StudySpec") -> None:
