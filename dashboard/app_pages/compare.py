@@ -46,8 +46,8 @@ def answer(pair: Pair) -> None:
         st.text(pair.sentence)
         if pair.exploratory:
             st.text("Exploratory: decided after the study began, so its error rate is not the promised one.")
-    if pair.metrics:
-        st.caption(shared.plain(compare.naive(pair, view.decision)))
+    if pair.metrics and (said := compare.basis(pair)):
+        st.caption(shared.plain(said))
 
 
 def differences(pair: Pair) -> None:
@@ -146,7 +146,7 @@ def settings(pair: Pair) -> None:
     else:
         st.dataframe(table, hide_index=True, alt=f"Settings in which {pair.a} and {pair.b} differ")
     if not everything:
-        st.caption("Model, data, training steps and batch are the same for all configurations of a study.")
+        st.caption(shared.plain(compare.shared_settings(view.evidence)))
 
 
 def cost(pair: Pair) -> None:

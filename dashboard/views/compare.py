@@ -94,15 +94,17 @@ def missing(pair: Pair, evidence: Evidence) -> str | None:
     return f"{who} {'has' if len(without) == 1 else 'have'} no confirmed run yet that could be judged."
 
 
-def naive(pair: Pair, decision: Decision) -> str:
+def basis(pair: Pair) -> str:
     """What the verdict rests on, and what comparing means alone would have said."""
     first = pair.metrics[0]
-    said = f"Means alone would say: {first.naive}. " if first.naive else ""
+    said = f"Means alone would say: {first.naive}." if first.naive else ""
+    if first.difference is None:
+        return said
     margin = number(pair.margin, first.metric).lstrip("+")
     return (
-        f"{said}Compared item by item over {first.items:,} items and {seeds(first.seeds)} at a margin of {margin}; "
+        f"{said} Compared item by item over {first.items:,} items and {seeds(first.seeds)} at a margin of {margin}; "
         "other metrics at no margin."
-    )
+    ).strip()
 
 
 def seeds(count: int) -> str:
@@ -445,12 +447,21 @@ def _controls(spec: StudySpec) -> dict[str, Any]:
     return spec.controls.model_dump(mode="json")
 
 
+def shared_settings(evidence: Evidence) -> str:
+    """What both have alike and the table of differences leaves out."""
+    origin = evidence.spec.origin
+    if origin is not None:
+        return f"As far as {origin.tool} publishes them. What is not there was left at that program's own default."
+    return "Model, data, training steps and batch are the same for all configurations of a study."
+
+
 def costs(pair: Pair, summary: Summary, decision: Decision) -> pd.DataFrame:
     """What both took, side by side, with the ratio of A to B."""
     rows = {r.arm: r for r in summary.arms}
     drawn = {r.arm: r for r in decision.rows}
     a, b = rows[pair.a], rows[pair.b]
     price = (drawn[pair.a].cost, drawn[pair.b].cost)
+    tuned = decision.origin is None  # what others spent on tuning is not among what they publish
     lines = [
         _line("Peak memory of training", (a.peak_bytes, b.peak_bytes), size),
         _line("Time of training", (a.train_seconds, b.train_seconds), duration),
@@ -458,8 +469,14 @@ def costs(pair: Pair, summary: Summary, decision: Decision) -> pd.DataFrame:
         _line("Throughput", (a.tokens_per_second, b.tokens_per_second), lambda v: f"{v:,.0f} tokens/s"),
         _line("Energy of training", (a.energy_joules, b.energy_joules), energy),
         _line("Cost of a run", price, lambda v: _money(v, decision)),
-        _line("Tuning trials", (a.search_trials, b.search_trials), lambda v: f"{v:.0f}"),
-        _line("Time spent on tuning", (a.search_seconds, b.search_seconds), duration),
+        _line(
+            "Tuning trials",
+            (a.search_trials if tuned else None, b.search_trials if tuned else None),
+            lambda v: f"{v:.0f}",
+        ),
+        _line(
+            "Time spent on tuning", (a.search_seconds if tuned else None, b.search_seconds if tuned else None), duration
+        ),
         _line("Time spent in all", (a.spent_seconds, b.spent_seconds), duration),
     ]
     return pd.DataFrame(lines, columns=["What", pair.a, pair.b, f"{pair.a} against {pair.b}"])
@@ -471,7 +488,7 @@ def _seconds(a: Row, b: Row) -> tuple[float | None, float | None]:
 
 def _line(name: str, values: tuple[float | None, float | None], words: Any) -> tuple[str, str, str, str]:
     a, b = values
-    shown = ["not measured" if v is None else words(v) for v in (a, b)]
+    shown = ["not known" if v is None else words(v) for v in (a, b)]
     ratio = "-" if a is None or not b else f"{a / b:.2f} ×"
     return name, shown[0], shown[1], ratio
 

@@ -109,7 +109,7 @@ def counted(records: Sequence[Record], evidence: Evidence) -> str:
 
 
 def table(records: Sequence[Record], evidence: Evidence) -> pd.DataFrame:
-    """One row per run: numbers as numbers, in the units that `titles` names."""
+    """One row per run: numbers as numbers, in the units that `titles` names. What is known of none is left out."""
     metric = evidence.metric
     rows = [
         {
@@ -135,7 +135,8 @@ def table(records: Sequence[Record], evidence: Evidence) -> pd.DataFrame:
     frame["Score"] *= scaled(1, metric)
     frame[["Peak memory", "Forecast"]] /= memory_unit(records)[1]
     frame["Time"] /= time_unit(records)[1]
-    return frame
+    unknown = [c for c in numbers if frame[c].isna().all()]
+    return frame.drop(columns=unknown)
 
 
 def titles(records: Sequence[Record], evidence: Evidence) -> dict[str, str]:
