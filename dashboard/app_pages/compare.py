@@ -92,18 +92,18 @@ def flips(pair: Pair) -> None:
 def examples(pair: Pair, metric: str) -> None:
     st.subheader("Answers that flipped")
     whole = flipped_of(str(view.store.folder), view.version, metric, pair.a, pair.b, view)
-    sides = {f"only {pair.a} right": "a", f"only {pair.b} right": "b"}
-    shared.forget_unknown("compare_side", list(sides.values()))
-    words = {v: k for k, v in sides.items()}
+    sides = {pair.a: "a", pair.b: "b"}
+    shared.forget_unknown("compare_side", list(sides))
     left, right = st.columns([3, 2], vertical_alignment="bottom")
     left.segmented_control(
-        "Show", list(words), format_func=lambda side: words[str(side)], key="compare_side", bind="query-params",
+        "Show", list(sides), format_func=lambda arm: f"only {arm} right", key="compare_side", bind="query-params",
         help="None of them chosen: both.",
     )  # fmt: skip
     right.text_input(
         "Search", key="compare_search", bind="query-params", type="search", help="In questions and answers."
     )
-    found = compare.searched(whole, st.session_state["compare_side"], st.session_state["compare_search"] or "")
+    side = sides.get(st.session_state["compare_side"])
+    found = compare.searched(whole, side, st.session_state["compare_search"] or "")
     if found.empty:
         st.text(
             "No answer flipped." if whole.empty else f"None of the {len(whole):,} answers that flipped is like that."
@@ -158,7 +158,7 @@ def cost(pair: Pair) -> None:
     for column, arm in zip(st.columns(2), (pair.a, pair.b), strict=True):
         column.page_link(
             "app_pages/runs.py", label=shared.plain(f"Runs of {arm}"), icon=":material/list:",
-            query_params={**shared.asked(view), "runs_arm": arm},
+            query_params={"runs_arm": arm},
         )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def all_runs() -> None:
             "app_pages/compare.py",
             label=shared.plain(f"Compare {two[0]} with {two[1]}"),
             icon=":material/compare_arrows:",
-            query_params={**shared.asked(view), "a": two[0], "b": two[1]},
+            query_params={"a": two[0], "b": two[1]},
         )
 
 
