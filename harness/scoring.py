@@ -104,7 +104,7 @@ def verdict(record: Record) -> str:
 
 
 def pairs_of(record: Record) -> Iterator[tuple[str, float, Interval, bool]]:
-    """Of a record that can be scored: quantity, what was measured, what was forecast, and whether the forecast had bounds."""
+    """Of a record that can be scored: quantity, measured, forecast, and whether the forecast had bounds."""
     forecast = record.forecast
     assert forecast is not None
     own = record.memory.peak if record.memory else None
