@@ -176,8 +176,8 @@ def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits
         chosen=_chosen(found, rows, evidence, store.folder),
         zero_shot=summary.zero_shot.get(evidence.metric),
         told_apart=told_apart(rows, spec.baseline),
-        to_settle=to_settle(found, summary, spec.prices.currency),
-        next_command=f"harness next {store.folder.name} --run" if found.settling else None,
+        to_settle=[*_before_any_verdict(evidence, found), *to_settle(found, summary, spec.prices.currency)],
+        next_command=_next_command(store, evidence, found),
         held_back=[*(["Exploratory: decided after the study began."] if found.exploratory else []), *summary.caveats],
     )
 
@@ -217,6 +217,9 @@ def told_apart(rows: Sequence[Row], baseline: str) -> str:
     others = [r for r in rows if r.arm != baseline and r.quality is not None]
     if not others:
         return "There is nothing to tell apart yet."
+    if all(r.difference is None for r in others):
+        whole = f"None of the {len(others)} others can" if len(others) > 1 else f"{others[0].arm} cannot"
+        return f"{whole} be compared with {baseline}."
     alike = sum(r.difference is None or r.difference.low <= 0 <= r.difference.high for r in others)
     if len(others) == 1:
         return f"{others[0].arm} {'cannot' if alike else 'can'} be told apart from {baseline}."
@@ -226,6 +229,25 @@ def told_apart(rows: Sequence[Row], baseline: str) -> str:
     return (
         f"{whole} of the {len(others)} others {'can' if whole == 'None' else 'cannot'} be told apart from {baseline}."
     )
+
+
+def _before_any_verdict(evidence: Evidence, found: Recommendation) -> list[str]:
+    """What has to be there before anything can be shown, where nothing can be yet."""
+    if evidence.elsewhere:
+        both = " and ".join(dict.fromkeys([*([found.arm] if found.arm else []), evidence.spec.baseline]))
+        return [
+            f"Results made elsewhere cannot be added to. A study of {both} on several seeds would show which is better."
+        ]
+    return [f"Nothing is judged yet: {evidence.refusal}."] if evidence.refusal else []
+
+
+def _next_command(store: StudyStore, evidence: Evidence, found: Recommendation) -> str | None:
+    """What to run next: the declared runs that are left, else what `harness next` would add."""
+    if evidence.elsewhere:
+        return None
+    if evidence.early or not evidence.runs:
+        return f"harness study {store.folder / 'study.yaml'} --store {store.folder.parent}"
+    return f"harness next {store.folder.name} --run --store {store.folder.parent}" if found.settling else None
 
 
 def to_settle(found: Recommendation, summary: Summary, currency: str) -> list[str]:

@@ -1,16 +1,18 @@
 """Every extension point, on one page. A plugin is one file whose last line says which of these it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from harness.record import Forecast, Record, Step
-from harness.spec import Dtype, Training, Value
+from harness.spec import Dtype, StudySpec, Training, Value
 from harness.trial import Trial
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+    from harness.configuration import Configuration
 
 
 class AdapterShape(Value):
@@ -154,3 +156,37 @@ class Tracker(Protocol):
     def step(self, step: Step) -> None: ...
 
     def finish(self, record: Record) -> None: ...
+
+
+class Imported(Value):
+    """Results of another program as a study of ours."""
+
+    spec: StudySpec
+    """Its `origin` is set; its name is the one that it has unless the user gives another."""
+    records: list[Record]
+    skipped: dict[str, str] = {}
+    """Files that were not used, with the reason."""
+    notes: list[str] = []
+    """What else a user has to know of this import."""
+
+
+class Importer(Protocol):
+    """Reads what another program has published or left on disk; nothing is computed again and nothing is invented."""
+
+    def read(self, path: Path) -> Imported:
+        """The results in a folder or a file. The same files give the same trial ids, whatever lies beside them.
+
+        Raises:
+            StoreError: there is nothing that can be read as results of this program, or they belong to several studies.
+        """
+
+
+class Exporter(Protocol):
+    """Writes a configuration down for another program, with a table of that program's keys: it never imports it."""
+
+    about: str
+    """What comes out of it, in a few words."""
+
+    def files(self, configuration: "Configuration") -> Mapping[str, str]:
+        """The text of every file by its path, which is relative. The same configuration gives the same files."""
+        ...

@@ -152,7 +152,7 @@ def decide(evidence: Evidence, summary: Summary, limits: Limits) -> Recommendati
         sentence=_sentence(chosen, answer, fitting, candidates, evidence, margin),
         full_sentence=full_sentence,
         worth=worth,
-        details=_details(chosen, candidates, spec.baseline, spec.prices, better),
+        details=[] if evidence.refusal else _details(chosen, candidates, spec.baseline, spec.prices, better),
         candidates=candidates,
         settling=settling,
         too_close=too_close,

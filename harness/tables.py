@@ -224,10 +224,12 @@ def runs_of(path: Path) -> frozenset[Run]:
 
 def latest(runs: Iterable[Run]) -> set[Run]:
     """The last attempt of each trial."""
-    found: dict[str, int] = {}
-    for trial, attempt in runs:
-        found[trial] = max(attempt, found.get(trial, attempt))
-    return set(found.items())
+    found: dict[str, Run] = {}
+    for run in runs:
+        known = found.get(run[0])
+        if known is None or known[1] < run[1]:
+            found[run[0]] = run
+    return set(found.values())
 
 
 def _map(read: Callable[[Path], T], paths: Sequence[Path]) -> Iterable[T]:

@@ -107,8 +107,8 @@ PACKAGES = {
 # the trainer's settings that a record holds, so that its row is as long as a real one
 UNSET = """activation_checkpointing_kwargs chat_template_path completion_only_loss dataloader_prefetch_factor
 dataset_num_proc ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph
-deepspeed eval_accumulation_steps eval_packing eval_steps fsdp fsdp_config gradient_checkpointing_kwargs greater_is_better
-hub_model_id hub_private_repo hub_revision label_names liger_kernel_config lr_scheduler_kwargs max_length
+deepspeed eval_accumulation_steps eval_packing eval_steps fsdp fsdp_config gradient_checkpointing_kwargs
+greater_is_better hub_private_repo hub_revision label_names liger_kernel_config lr_scheduler_kwargs max_length
 metric_for_best_model model_init_kwargs neftune_noise_alpha optim_args optim_target_modules pad_to_multiple_of
 parallelism_config resume_from_checkpoint router_aux_loss_coef run_name save_total_limit tf32 torch_compile_backend
 torch_compile_mode torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id"""
@@ -343,7 +343,7 @@ class _Study:
             data={"cut": 0, "digest": "5074b3ea72a68248", "dropped": {}, "format": "messages",
                   "rows": {"train": 1600, "validation": trial.controls.data.validation_rows, "test": self.items},
                   "tokens": 50164} if ran else {},
-            adapter_path=f"adapters/{trial.id}" if done and trial.phase == "confirm" and kind and kind.adapter else None,
+            adapter_path=f"adapters/{trial.id}" if trial.phase == "confirm" and "rank" in trial.params else None,
             log_path=f"logs/{trial.id}-1.log" if ran else None,
             forecast=self._forecast(trial, kind, memory, train),
         )  # fmt: skip

@@ -31,7 +31,7 @@ from harness.store import SCHEMAS, Store
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(p.read_text(encoding="utf-8") for p in PAGES)
-KINDS = ("methods", "quantization", "launchers", "trackers")
+KINDS = ("methods", "quantization", "launchers", "trackers", "importers", "exporters")
 CELL = re.compile(r"^\| `([^`]+)`")
 
 
@@ -235,7 +235,7 @@ def test_the_examples_of_reading_run(
 def test_the_examples_of_plugins_are_python_that_runs() -> None:
     some = blocks(ROOT / "docs" / "plugins.md", "python")
     whole = [b for b in some if "import" in b]
-    assert len(whole) == 3
+    assert len(whole) == 4
     for code in whole:
         names: dict[str, Any] = {"__name__": "an_example"}
         exec(code, names)

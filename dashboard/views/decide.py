@@ -4,10 +4,19 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness import charts
+from harness import charts, plugins
+from harness.configuration import of_arm
 from harness.decision import Decision, Row, limits_said
 from harness.summary import Evidence
 from harness.units import duration, money, size
+
+MANY = 20
+"""Of more configurations than this the best ones are drawn, with the baseline and the one to use."""
+
+LONG = 15
+"""Characters of a name that does not fit under a figure."""
+
+SETTLED = "Nothing is open that more runs would settle."
 
 ALIKE = 0.01
 """Costs that differ by less are called the same."""
@@ -76,7 +85,7 @@ def figures(decision: Decision) -> list[Figure]:
         return []
     row = next(r for r in decision.rows if r.arm == chosen.arm)
     own = chosen.arm == decision.baseline
-    against = f"against {decision.baseline}"
+    against = f"against {decision.baseline if len(decision.baseline) < LONG else 'the baseline'}"
     unit = None if chosen.difference is None else f"points {against}" if decision.percent else against
     shown = charts.difference(chosen.difference, decision)
     return [
@@ -84,7 +93,7 @@ def figures(decision: Decision) -> list[Figure]:
             f"Quality of {chosen.arm}",
             charts.quality(row, decision).split(" [")[0].split(" (")[0],
             None if own or chosen.difference is None else shown.replace(" points", ""),
-            charts.quality(row, decision).partition(" % ")[2] if own else unit,
+            unit if not own and chosen.difference else charts.quality(row, decision).partition(" % ")[2] or None,
             _quality_color(decision),
             f"{charts.quality_title(decision)}: {charts.quality(row, decision)}, {_seeds(row.seeds)}. Below: the "
             "difference with its 95 % interval, grey where that covers zero.",
@@ -111,7 +120,8 @@ def _money(decision: Decision, row: Row, against: str | None) -> Figure:
     assert chosen is not None
     if decision.per_hour is None:
         words = "Tuning, confirmation and failures of this configuration here. A price per hour turns it into money."
-        return Figure("Finding it took", duration(row.spent_seconds), None, "tuning included", "off", words)
+        included = "tuning not known" if decision.origin else "tuning included"
+        return Figure("Finding it took", duration(row.spent_seconds), None, included, "off", words)
     words = "Hours of a run over the share of runs that succeed, times the price of an hour."
     compared = _against(chosen.cost, chosen.baseline_cost, against)
     return Figure("Cost of a run", money(row.cost, decision.currency), *compared, words)
@@ -120,10 +130,12 @@ def _money(decision: Decision, row: Row, against: str | None) -> Figure:
 def reading(decision: Decision) -> str:
     """How to read the ranked chart."""
     band = f", the band the margin of {margin(decision)} around it" if decision.margin else ""
-    return (
-        f"Points are means, lines 95 % intervals of each one by itself. The dashed line is {decision.baseline}{band}. "
-        "Lines that overlap do not mean that two are alike: the verdict compares them item by item."
-    )
+    if any(row.spread == "items" for row in decision.rows):
+        alone = "dashed where there is one seed: over its items alone, noise between runs is not in them"
+    else:
+        alone = "lines that overlap do not mean that two are alike, for the verdict compares them item by item"
+    line = f"The upright line is {decision.baseline}{band}."
+    return f"Points are means, lines 95 % intervals of each one by itself; {alone}. {line}"
 
 
 def table(decision: Decision) -> pd.DataFrame:
@@ -146,6 +158,17 @@ def table(decision: Decision) -> pd.DataFrame:
             for row in decision.rows
         ]
     )
+
+
+def exported(evidence: Evidence, decision: Decision) -> list[tuple[str, str, str]]:
+    """The chosen configuration as files for other programs: name, what it is, content. Every exporter that there is."""
+    if decision.chosen is None:
+        return []
+    configuration = of_arm(evidence, decision.chosen.arm)
+    if configuration is None:
+        return []
+    exporters = [plugins.exporter(name) for name in plugins.names("exporters")]
+    return [(path, e.about, text) for e in exporters for path, text in e.files(configuration).items()]
 
 
 def _seeds(count: int) -> str:

@@ -1,0 +1,1 @@
+"""Configurations written down for other programs: one file per target."""
