@@ -81,11 +81,9 @@ def answers(found: Bits) -> pd.DataFrame:
             {
                 "Question": q.title,
                 "Answer": ANSWERS[q.answer][0],
-                "Lowest that holds": q.lowest or "-",
-                "Bits per weight": _bits(next((w.bits_stored for w in q.widths if w.name == q.lowest), None)),
-                "Against": q.reference,
+                "Lowest that holds": _lowest(q),
+                "Its weights": _saving(q),
                 "Judged on": measure_name(q.findings[0].measure.name),
-                "Memory": _saving(q),
             }
             for q in found.questions
         ]
@@ -99,7 +97,7 @@ def measures(question: Question) -> list[str]:
 
 
 def measure_name(measure: str) -> str:
-    return "what the base can do (retention)" if measure == RETENTION else measure.replace("/", " ").replace("_", " ")
+    return "retention (what the base can do)" if measure == RETENTION else measure.replace("/", " ").replace("_", " ")
 
 
 def title(measure: str, question: Question | None = None) -> str:
@@ -136,18 +134,22 @@ def points(question: Question, measure: str) -> list[Point]:
 def differences(question: Question, measure: str) -> list[Point]:
     """The paired differences from the reference that the verdicts rest on; empty where nothing could be compared."""
     finding = _finding(question, measure)
-    if finding is None or finding.comparison is None:
+    if finding is None or finding.comparison is None or not finding.comparison.verdicts:
         return []
     scale = 100 if percent(measure, finding) else 1
-    found = {w.name: _interval(finding, w.name) for w in question.widths}
-    return [
-        Point(
-            w.name, w.bits_stored, backend(w.quantization), b.difference * scale, b.low * scale, b.high * scale,
-            verdict(question, w, measure),
-        )
-        for w in question.widths
-        if (b := found[w.name]) is not None
-    ]  # fmt: skip
+    found = []
+    for w in question.widths:
+        bounds = _interval(finding, w.name)
+        value, low, high = (bounds.difference, bounds.low, bounds.high) if bounds else (None, None, None)
+        if w.name == question.reference:
+            value = 0.0
+        found.append(
+            Point(
+                w.name, w.bits_stored, backend(w.quantization), _times(value, scale), _times(low, scale),
+                _times(high, scale), verdict(question, w, measure),
+            )
+        )  # fmt: skip
+    return found
 
 
 def verdict(question: Question, width: Width, measure: str | None = None) -> str:
@@ -359,7 +361,7 @@ def speed_chart(found: Bits, shape: tuple[int, int], phase: Literal["prefill", "
     x = alt.X("stored as:N", sort=list(frame["stored as"]), title=None, axis=_names_axis(len(frame)))
     tips = [alt.Tooltip("stored as:N", title="Stored as"), alt.Tooltip("said:N", title="Tokens per second")]
     base = alt.Chart(frame).encode(x=x)
-    bars = base.mark_bar(opacity=0.75).encode(
+    bars = base.mark_bar(opacity=0.5).encode(
         y=alt.Y("rate:Q", title=f"{what} (tokens/s)", scale=alt.Scale(domain=[0, top])), tooltip=tips
     )
     lines = base.mark_rule(strokeWidth=2, color="gray").encode(y="low:Q", y2="high:Q", tooltip=tips)
@@ -507,6 +509,11 @@ def _interval(finding: Finding, name: str) -> Interval | None:
 def margin_of(measure: Measure) -> float:
     """A measure's margin in the units that are drawn."""
     return measure.margin * (100 if all(_is_share(m) for _, m in measure.parts) else 1)
+
+
+def _lowest(question: Question) -> str:
+    width = next((w for w in question.widths if w.name == question.lowest), None)
+    return "-" if width is None else f"{width.name} ({_bits(width.bits_stored)} bits)"
 
 
 def _saving(question: Question) -> str:
