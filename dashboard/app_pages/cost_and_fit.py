@@ -84,13 +84,14 @@ def cards() -> dict[str, float | None]:
         st.text("No card of the table does.")
     else:
         st.dataframe(
-            table, hide_index=True, alt="Every card of the table against configurations: fits, likely, uncertain or no",
+            table, hide_index=True, alt="Cards against configurations: fits, likely, uncertain or no, as forecast",
             column_config={"Card": st.column_config.TextColumn(pinned=True)},
         )  # fmt: skip
     st.caption(
-        "Every verdict is a forecast unless its column says measured: fits and likely leave 5 % of the card free at the "
-        "upper bound or the middle of the forecast, uncertain may go either way. Gibibytes are of the whole process, at "
-        "the study's own sequences per pass, or at the first half of it that may fit."
+        "Every verdict is a forecast unless its column says measured. Fits: 5 % of the card stay free at the upper bound "
+        "of the 90 % interval; likely: at its middle; uncertain: it may go either way; no: the lower bound is beyond the "
+        "card. Sizes are of the whole process, training and evaluation, at the study's own sequences per pass, or at the "
+        "first half of it that may fit."
     )
     return rates
 
@@ -177,7 +178,7 @@ st.header("What it costs, and what fits")
 needs = shown.needs(evidence)
 frame = shown.spent_frame(evidence)
 figures = shown.figures(evidence, needs, frame, decision)
-for column, (name, value, about, words) in zip(st.columns(len(figures)) if figures else [], figures, strict=True):
+for column, (name, value, about, words) in zip(st.columns(4), figures, strict=False):
     column.metric(
         name, value, None, delta_description=about, help=words, border=True, height="stretch", delta_arrow="off"
     )

@@ -21,7 +21,7 @@ from harness.record import NO_ROOM, Fit, Forecast, Interval, Record, TensorBytes
 from harness.scoring import Error, ForecastScore, pairs_of, unscorable
 from harness.spec import StudySpec
 from harness.summary import Evidence, peak_bytes
-from harness.trial import ZERO_SHOT, Trial
+from harness.trial import Trial
 from harness.units import GIB, duration, energy, money, size
 
 Basis = Literal["measured", "forecast"]
@@ -37,17 +37,24 @@ MANY = 20
 """Of more configurations than this those with the most memory are drawn."""
 COLUMNS = 6
 """Configurations that have a column of their own in the table of cards, unless others are picked."""
-ROW = 46
+BASE = "the base"
+"""What is not trained, as if it were a configuration."""
+ROW = 44
 """Pixels of the two bars of a configuration."""
+AROUND = 130
+"""Pixels of legend and axis."""
 
 FITS: dict[Fit, str] = {"yes": "fits", "likely": "likely", "uncertain": "uncertain", "no": "no"}
 HOLDS = frozenset({"yes", "likely"})
 
 OF_MEMORY = ("process", "reserved", "allocated")
 """Kinds of memory that are drawn against their forecast: the first that a run measured."""
+MOST = 300
+"""Runs that are drawn against their forecast; of more, each second or third and so on."""
 INSIDE, OUTSIDE = "inside the 90 % interval", "outside it"
 
-SPENT = ("tuning", "confirmed runs", "after training", "did not end well")
+SPENT = ("tuning", "confirmed runs", "evaluation alone", "did not end well")
+"""What runs went into: the base and what is served are evaluated without training."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +118,12 @@ def needs(evidence: Evidence) -> list[Need]:
 
 
 def largest(some: Sequence[Need], most: int | None) -> list[Need]:
-    """Those of the configurations with the most memory."""
+    """Those of the configurations with the most memory, by it where they are many, else in the study's order."""
     arms = list(dict.fromkeys(n.arm for n in sorted(some, key=lambda n: -n.total)))
-    kept = set(arms if most is None else arms[:most])
-    return [n for n in some if n.arm in kept]
+    if len(arms) <= MANY:
+        return list(some)
+    kept = {arm: place for place, arm in enumerate(arms if most is None else arms[:most])}
+    return sorted((n for n in some if n.arm in kept), key=lambda n: kept[n.arm])
 
 
 def memory_chart(some: Sequence[Need], limit: int | None) -> Chart | None:
@@ -133,7 +142,7 @@ def memory_chart(some: Sequence[Need], limit: int | None) -> Chart | None:
     ]  # fmt: skip
     ends = [
         {"arm": n.arm, "basis": n.basis, "end": max(n.total, n.high or 0) / unit, "low": _over(n.low, unit),
-         "high": _over(n.high, unit), "said": f"{n.basis} {size(n.total)}" + (f", {n.note}" if n.note else "")}
+         "high": _over(n.high, unit), "said": f"{n.basis} {size(n.total)}" + (f", {n.note}" if n.basis == "forecast" and n.note else "")}
         for n in some
     ]  # fmt: skip
     widest = max(max(n.total, n.high or 0) for n in some) / unit
@@ -168,7 +177,7 @@ def memory_chart(some: Sequence[Need], limit: int | None) -> Chart | None:
     if line is not None:
         rule = alt.Chart(pd.DataFrame([{"limit": line}]))
         layers.append(rule.mark_rule(strokeDash=[6, 4], strokeWidth=2, color="gray").encode(x="limit:Q"))
-    return alt.layer(*layers).properties(height=alt.Step(ROW / len(bases) * 1.2, **{"for": "position"}))
+    return alt.layer(*layers).properties(height=AROUND + ROW * len(order))
 
 
 def memory_alt(some: Sequence[Need]) -> str:
@@ -247,7 +256,7 @@ def cards_table(
             {
                 "Card": card.name,
                 "Memory": size(card.memory_bytes),
-                "Per hour": "-" if rate is None else money(rate, "$"),
+                "Per hour": "-" if rate is None else f"${rate:.2f}",
                 **{f"{h.arm} ({h.basis or 'not known'})": _cell(h.places.get(card.name)) for h in some},
             }
         )
@@ -343,6 +352,7 @@ def calibration_chart(frame: pd.DataFrame, of: Kind) -> Chart | None:
     frame = frame[(frame["measured"] > 0) & (frame["low"] > 0)] if len(frame) else frame
     if frame.empty:
         return None
+    frame = frame.iloc[:: math.ceil(len(frame) / MOST)]
     scale, unit = _unit(frame["measured"]) if of == "memory" else _time_unit(frame["measured"])
     columns = ["measured", "forecast", "low", "high"]
     drawn = frame.assign(**{c: frame[c] / scale for c in columns})
@@ -378,9 +388,11 @@ def coverage(frame: pd.DataFrame, of: Kind) -> str:
     held, n = int((frame["inside"] == INSIDE).sum()), len(frame)
     off = (frame["forecast"] / frame["measured"] - 1).abs().median()
     what = "peak of memory" if of == "memory" else "time of a whole run"
+    every = math.ceil(n / MOST)
     return (
-        f"The 90 % interval of the forecast held the measured {what} in {held} of {n} runs ({held / n:.0%}; 90 % are "
-        f"right). Half of the forecasts were within {off:.1%} of what was measured."
+        f"The 90 % interval of the forecast held the measured {what} in {held} of {n} runs ({_share(held / n)}, where "
+        f"90 % would be right). Half of the forecasts were within {_share(off, 1)} of what was measured."
+        + (f" One run in {every} is drawn." if every > 1 else "")
     )
 
 
@@ -395,7 +407,7 @@ def score_said(score: ForecastScore) -> str:
     """Verdicts of fit, and what was left out with the reason."""
     given = score.fits_right + score.fits_wrong
     share = score.fits_share
-    parts = ["Fits or not: none given" if share is None else f"Fits or not: {share:.0%} right of {given} verdicts"]
+    parts = ["Fits or not: none given" if share is None else f"Fits or not: {_share(share)} right of {given} verdicts"]
     parts[0] += f", {score.fits_open} uncertain." if score.fits_open else "."
     if score.short_stages:
         parts.append(f"{score.short_stages} stages under a second are not scored.")
@@ -408,7 +420,7 @@ def spent_frame(evidence: Evidence) -> pd.DataFrame:
     """Seconds and joules of every configuration by what they went into, as measured."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for r in evidence.records:
-        key = (r.trial.arm, _purpose(r))
+        key = (_arm(r), _purpose(r))
         row = rows.setdefault(key, {"arm": key[0], "purpose": key[1], "runs": 0, "seconds": 0.0, "joules": None})
         row["runs"] += 1
         row["seconds"] += r.seconds
@@ -416,7 +428,7 @@ def spent_frame(evidence: Evidence) -> pd.DataFrame:
         if joules:
             row["joules"] = (row["joules"] or 0.0) + sum(joules)
     frame = pd.DataFrame(list(rows.values()), columns=["arm", "purpose", "runs", "seconds", "joules"])
-    order = [*evidence.spec.arms, ZERO_SHOT]
+    order = [*evidence.spec.arms, BASE]
     return frame.sort_values("arm", key=lambda a: a.map(lambda x: order.index(x) if x in order else len(order)))
 
 
@@ -430,7 +442,7 @@ def spent_chart(frame: pd.DataFrame, most: int | None) -> Chart | None:
     scale, unit = _time_unit(totals)
     some = frame[frame["arm"].isin(order)].assign(time=frame["seconds"] / scale)
     some = some.assign(
-        said=[f"{n} runs, {duration(s)}" for n, s in zip(some["runs"], some["seconds"], strict=True)],
+        said=[f"{_runs(n)}, {duration(s)}" for n, s in zip(some["runs"], some["seconds"], strict=True)],
         place=[SPENT.index(p) for p in some["purpose"]],
     )
     present = [p for p in SPENT if p in set(some["purpose"])]
@@ -471,7 +483,8 @@ def spent_table(frame: pd.DataFrame, decision: Decision) -> pd.DataFrame:
                 **({"Money": money(seconds / 3600 * rate, decision.currency)} if rate is not None else {}),
                 **({"Energy": energy(_sum(some["joules"]))} if metered else {}),
                 **{
-                    p[:1].upper() + p[1:]: f"{duration(by[p][1])}, {by[p][0]} runs" if p in by else "-" for p in present
+                    p[:1].upper() + p[1:]: f"{duration(by[p][1])}, {_runs(by[p][0])}" if p in by else "-"
+                    for p in present
                 },
             }
         )
@@ -517,6 +530,11 @@ def figures(
         found.append(("Most memory", size(top.total), f"{top.arm}, measured", "Peak of a training step."))
         if least.arm != top.arm:
             found.append(("Least memory", size(least.total), f"{least.arm}, measured", "Peak of a training step."))
+    pairs = calibration_frame(evidence.records, "memory")
+    if len(pairs):
+        held = int((pairs["inside"] == INSIDE).sum())
+        words = "Runs whose measured peak of memory lies inside the 90 % interval of the forecast made before."
+        found.append(("Memory as forecast", f"{held} of {len(pairs)} runs", "inside the 90 % interval", words))
     return found
 
 
@@ -645,7 +663,7 @@ def _on(card: Processor | None, holding: Holding, rate: float | None = None) -> 
     if card is None:
         return "none of the table" if holding.basis else "-"
     place = holding.places[card.name]
-    words = [size(card.memory_bytes), *([f"{money(rate, '$')} per hour"] if rate is not None else [])]
+    words = [size(card.memory_bytes), *([f"${rate:.2f} per hour"] if rate is not None else [])]
     words += [f"at {place.micro_batch} per pass"] if place.smaller else []
     return f"{card.name} ({', '.join(words)})"
 
@@ -678,12 +696,20 @@ def _score_row(kind: str, error: Error) -> dict[str, str]:
     return {
         "Forecast of": f"{kind}, {error.quantity}",
         "Runs": str(error.n),
-        "Mean absolute error": f"{error.mape:.1%}",
-        "Median error": f"{error.median:+.1%}",
-        "95 % are within": f"{error.p95:.1%}",
-        "Worst": f"{error.worst:.1%}",
-        "Inside the 90 % interval": "no interval" if error.coverage is None else f"{error.coverage:.0%}",
+        "Mean absolute error": _share(error.mape, 1),
+        "Median error": _share(error.median, 1, "+"),
+        "95 % are within": _share(error.p95, 1),
+        "Worst": _share(error.worst, 1),
+        "Inside the 90 % interval": "no interval" if error.coverage is None else _share(error.coverage),
     }
+
+
+def _arm(record: Record) -> str:
+    """Whom a run is counted to: what is served counts to the arm that was trained, what was not trained to the base."""
+    served = record.trial.served
+    if record.phase in {"baseline", "speed"} or (served is not None and served.of is None):
+        return BASE
+    return record.trial.arm.partition("@")[0] if served is not None else record.trial.arm
 
 
 def _purpose(record: Record) -> str:
@@ -691,7 +717,7 @@ def _purpose(record: Record) -> str:
         return "did not end well"
     if record.phase == "search":
         return "tuning"
-    return "confirmed runs" if record.phase == "confirm" else "after training"
+    return "confirmed runs" if record.phase == "confirm" else "evaluation alone"
 
 
 def _unit(counts: Iterable[float]) -> tuple[int, str]:
@@ -707,6 +733,14 @@ def _time_unit(seconds: Iterable[float]) -> tuple[float, str]:
 
 def _over(value: float | None, unit: int) -> float | None:
     return None if value is None else value / unit
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
+def _share(value: float, digits: int = 0, sign: str = "") -> str:
+    return f"{100 * value:{sign}.{digits}f} %"
 
 
 def _sum(values: pd.Series) -> float | None:
