@@ -61,8 +61,7 @@ def quality(question: Question) -> None:
     some = shown.points(question, measure)
     chart = shown.quality_chart(some, named, question.reference, margin, lowest)
     if chart is None:
-        st.text("No bit-width was measured yet. Go on with:")
-        st.code(f"harness study {view.decision.study}", language=None)
+        st.text("No bit-width has a score yet.")
         return
     left.altair_chart(chart, alt=shown.chart_alt(question, measure, some))
     apart = shown.differences(question, measure)
@@ -134,12 +133,14 @@ else:
     lines = shown.ways(answered, asked.subject) if asked.kind == "served" else []
     for line in lines:
         st.text(line)
-    costs(asked)
+    if any(w.runs for w in asked.widths):
+        costs(asked)
     speeds(answered)
     st.subheader("What would settle the rest")
-    settling = [line for f in asked.findings for line in bits.to_settle(asked, f, answered.study)]
-    for line in settling or ["Nothing is open here that more runs would settle."]:
-        st.text(line[:1].upper() + line[1:])
+    for line in shown.settling(asked, answered.study):
+        st.text(line)
+    if asked.answer == "open" and view.decision.next_command and not any(w.runs for w in asked.widths):
+        st.code(view.decision.next_command, language=None, wrap_lines=True)
     if answered.notes:
         st.subheader("Before you trust it")
         st.markdown("\n".join(f"- {shared.plain(line)}" for line in answered.notes))

@@ -88,10 +88,10 @@ def cards() -> dict[str, float | None]:
             column_config={"Card": st.column_config.TextColumn(pinned=True)},
         )  # fmt: skip
     st.caption(
-        "Every verdict is a forecast unless its column says measured. Fits: 5 % of the card stay free at the upper bound "
-        "of the 90 % interval; likely: at its middle; uncertain: it may go either way; no: the lower bound is beyond the "
-        "card. Sizes are of the whole process, training and evaluation, at the study's own sequences per pass, or at the "
-        "first half of it that may fit."
+        "Every verdict is a forecast unless its column says measured. Fits: 5 % of the card stay free at the upper "
+        "bound of the 90 % interval; likely: at its middle; uncertain: it may go either way; no: the lower bound is "
+        "beyond the card. Sizes are of the whole process, training and evaluation, at the study's own sequences per "
+        "pass, or at the first half of it that may fit."
     )
     return rates
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from harness.bits import DIVERGENCES, RETENTION, Bits, Finding, Measure, Question, Width, bits_stored
+from harness.bits import DIVERGENCES, RETENTION, Bits, Finding, Measure, Question, Width, bits_stored, to_settle
 from harness.charts import Chart
 from harness.compare import Interval
 from harness.decision import SHARES
@@ -30,8 +30,9 @@ KINDS = {
 """The divergences of `DIVERGENCES`, in nats per token."""
 LEAST_KL = 1e-5
 """Nats per token; what is below is drawn here, for a logarithm has no zero."""
-LEVEL = (3, 6)
-"""From so many bit-widths on: names without their bits below them, then slanted."""
+LEVEL = 6
+"""Bit-widths of which there is room for the bits below each name; names of more are slanted."""
+NAMES = "stored as, with bits per weight"
 
 ANSWERS: dict[str, tuple[str, str, str]] = {
     "shown": ("Shown to hold", ":material/check_circle:", "green"),
@@ -66,8 +67,10 @@ def nothing_asked(evidence: Evidence) -> str:
 
 def caption(evidence: Evidence, found: Bits) -> str:
     """What the answers rest on."""
-    unit = "points" if _is_share(found.metric.partition("/")[2]) else "units of it"
-    margin = f"a margin of {_scaled(found.margin, unit == 'points'):g} {unit}" if found.margin else "no margin"
+    share = _is_share(found.metric.partition("/")[2])
+    margin = (
+        f"a margin of {_scaled(found.margin, share):g}{' points' if share else ''}" if found.margin else "no margin"
+    )
     return (
         f"{found.study} · {found.metric.replace('/', ' ')} at {margin}, as the study declares it · "
         f"{sum(r.status == 'done' for r in evidence.records)} completed runs"
@@ -220,6 +223,16 @@ def table(question: Question) -> pd.DataFrame:
     )
 
 
+def settling(question: Question, study: str) -> list[str]:
+    """What would settle the question, in the words of `harness bits`."""
+    lines = [line for f in question.findings for line in to_settle(question, f, study)]
+    if lines:
+        return [_sentence_case(line) if line.startswith(("to settle", "run them")) else line for line in lines]
+    if question.answer == "open":
+        return ["It is open, and it cannot be said yet how many runs would settle it."]
+    return ["Nothing is open here that more runs would settle."]
+
+
 def odd(question: Question) -> list[str]:
     return [f"{w.name} does {why}, which theory does not expect." for w in question.widths for why in w.odd]
 
@@ -280,7 +293,7 @@ def divergence_chart(question: Question) -> Chart | None:
         alt.Chart(pd.DataFrame(rows))
         .mark_point(size=90, filled=True, opacity=1)
         .encode(
-            x=alt.X("label:N", sort=order, title=None, scale=alt.Scale(domain=order), axis=_names_axis(len(order))),
+            x=alt.X("label:N", sort=order, title=NAMES, scale=alt.Scale(domain=order), axis=_names_axis(len(order))),
             y=alt.Y(
                 "kl:Q", title="KL (nats per token), log scale", scale=alt.Scale(type="log"),
                 axis=alt.Axis(format=".0e", tickCount=5),
@@ -426,7 +439,7 @@ def _chart(some: Sequence[Point], named: str, line: float | None, margin: float,
     legend = alt.Legend(title=None, orient="top", values=present, columns=3)
     color = alt.Color("backend:N", scale=alt.Scale(domain=list(BACKENDS)), legend=legend)
     shape = alt.Shape("backend:N", scale=alt.Scale(domain=list(BACKENDS), range=list(SHAPES)), legend=legend)
-    x = alt.X("label:N", sort=order, title=None, scale=alt.Scale(domain=order), axis=_names_axis(len(order)))
+    x = alt.X("label:N", sort=order, title=NAMES, scale=alt.Scale(domain=order), axis=_names_axis(len(order)))
     y = alt.Scale(zero=False, nice=True)
     tips = [
         alt.Tooltip("name:N", title="Stored as"),
@@ -484,15 +497,15 @@ def _bars(question: Question, known: dict[str, int], named: str) -> Chart | None
 
 
 def _label(name: str, bits: float | None, others: Sequence[Any]) -> str:
-    """A bit-width as an axis names it: `nf4|4.13 bits`, the bits on a line of their own where there is room."""
-    if len(others) > LEVEL[1] or bits is None or name == f"{bits:g}":
+    """A bit-width as an axis names it: `nf4|4.13`, the bits on a line of their own where there is room."""
+    if len(others) > LEVEL or bits is None:
         return name
-    return f"{name}|{bits:.3g} bits"
+    return f"{name}|{bits:.3g}"
 
 
 def _names_axis(count: int) -> alt.Axis:
     return alt.Axis(
-        labelExpr="split(datum.label, '|')", labelAngle=0 if count <= LEVEL[1] else -40, labelOverlap=False,
+        labelExpr="split(datum.label, '|')", labelAngle=0 if count <= LEVEL else -40, labelOverlap=False,
         labelLimit=140, grid=False,
     )  # fmt: skip
 

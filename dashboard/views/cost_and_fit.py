@@ -41,8 +41,10 @@ BASE = "the base"
 """What is not trained, as if it were a configuration."""
 ROW = 44
 """Pixels of the two bars of a configuration."""
-AROUND = 130
+AROUND = 150
 """Pixels of legend and axis."""
+NEAR = 0.6
+"""Of a limit: from here on the words after a bar would cross its line."""
 
 FITS: dict[Fit, str] = {"yes": "fits", "likely": "likely", "uncertain": "uncertain", "no": "no"}
 HOLDS = frozenset({"yes", "likely"})
@@ -140,13 +142,19 @@ def memory_chart(some: Sequence[Need], limit: int | None) -> Chart | None:
          "place": COMPONENTS.index(c)}
         for n in some for c, b in n.parts.items() if b
     ]  # fmt: skip
-    ends = [
-        {"arm": n.arm, "basis": n.basis, "end": max(n.total, n.high or 0) / unit, "low": _over(n.low, unit),
-         "high": _over(n.high, unit), "said": f"{n.basis} {size(n.total)}" + (f", {n.note}" if n.basis == "forecast" and n.note else "")}
-        for n in some
-    ]  # fmt: skip
     widest = max(max(n.total, n.high or 0) for n in some) / unit
     line = None if limit is None or limit / unit > 2 * widest else limit / unit
+    ends = [
+        {
+            "arm": n.arm,
+            "basis": n.basis,
+            "end": _beyond(max(n.total, n.high or 0) / unit, line),
+            "low": _over(n.low, unit),
+            "high": _over(n.high, unit),
+            "said": f"{n.basis} {size(n.total)}" + (f", {n.note}" if n.basis == "forecast" and n.note else ""),
+        }
+        for n in some
+    ]
     top = max(widest, line or 0) * 1.4
     bases = [b for b in ("measured", "forecast") if any(n.basis == b for n in some)]
     y = alt.Y("arm:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False, labelLimit=150, grid=False))
@@ -160,7 +168,7 @@ def memory_chart(some: Sequence[Need], limit: int | None) -> Chart | None:
             y=y, yOffset=offset, x=alt.X("size:Q", title=f"Memory of a training step ({name})", scale=x, stack="zero"),
             color=alt.Color(
                 "component:N", scale=alt.Scale(domain=list(COMPONENTS)),
-                legend=alt.Legend(title=None, orient="top", columns=3, values=present, labelLimit=220),
+                legend=alt.Legend(title=None, orient="top", columns=2, values=present, labelLimit=220),
             ),
             order=alt.Order("place:Q"),
             opacity=alt.condition("datum.basis == 'forecast'", alt.value(0.45), alt.value(1)),
@@ -177,7 +185,7 @@ def memory_chart(some: Sequence[Need], limit: int | None) -> Chart | None:
     if line is not None:
         rule = alt.Chart(pd.DataFrame([{"limit": line}]))
         layers.append(rule.mark_rule(strokeDash=[6, 4], strokeWidth=2, color="gray").encode(x="limit:Q"))
-    return alt.layer(*layers).properties(height=AROUND + ROW * len(order))
+    return alt.layer(*layers).properties(height=AROUND + ROW * len(order) * (1 + len(bases)) / 3)
 
 
 def memory_alt(some: Sequence[Need]) -> str:
@@ -437,8 +445,7 @@ def spent_chart(frame: pd.DataFrame, most: int | None) -> Chart | None:
     if frame.empty or not frame["seconds"].sum():
         return None
     totals = frame.groupby("arm", sort=False)["seconds"].sum()
-    kept = list(totals.index if most is None else totals.nlargest(most).index)
-    order = [arm for arm in totals.index if arm in kept]
+    order = list(totals.index) if len(totals) <= MANY else list(totals.nlargest(most or len(totals)).index)
     scale, unit = _time_unit(totals)
     some = frame[frame["arm"].isin(order)].assign(time=frame["seconds"] / scale)
     some = some.assign(
@@ -718,6 +725,11 @@ def _purpose(record: Record) -> str:
     if record.phase == "search":
         return "tuning"
     return "confirmed runs" if record.phase == "confirm" else "evaluation alone"
+
+
+def _beyond(end: float, line: float | None) -> float:
+    """Where the words after a bar begin: past the line of the limit, which would run through them."""
+    return line if line is not None and NEAR * line < end < line else end
 
 
 def _unit(counts: Iterable[float]) -> tuple[int, str]:
