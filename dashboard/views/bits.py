@@ -23,11 +23,11 @@ SHAPES = ("square", "diamond", "circle", "triangle-up", "cross", "triangle-down"
 OF_BITSANDBYTES = frozenset({"nf4", "fp4", "int8"})
 
 KINDS = {
-    "kl_unquantized": "KL from the unquantized model",
-    "kl_merged": "KL from its exact merge",
-    "kl_requantized": "KL after merging and quantizing again",
+    "kl_unquantized": "from the unquantized model",
+    "kl_merged": "from its exact merge",
+    "kl_requantized": "merged and quantized again",
 }
-"""The divergences of `DIVERGENCES`, in nats per token."""
+"""The divergences of `DIVERGENCES`: what KL in nats per token is taken from, or of."""
 LEAST_KL = 1e-5
 """Nats per token; what is below is drawn here, for a logarithm has no zero."""
 LEVEL = 6
@@ -71,8 +71,9 @@ def caption(evidence: Evidence, found: Bits) -> str:
     margin = (
         f"a margin of {_scaled(found.margin, share):g}{' points' if share else ''}" if found.margin else "no margin"
     )
+    declared = "as the study declares it, whatever the side bar says"
     return (
-        f"{found.study} · {found.metric.replace('/', ' ')} at {margin}, as the study declares it · "
+        f"{found.study} · {found.metric.replace('/', ' ')} at {margin}, {declared} · "
         f"{sum(r.status == 'done' for r in evidence.records)} completed runs"
     )
 
@@ -256,7 +257,7 @@ def sizes(question: Question) -> pd.DataFrame:
                     if trained
                     else {}
                 ),
-                **{f"{KINDS[k]} (nats per token)": _nats(w.divergence.get(k)) for k in kinds},
+                **{f"KL {KINDS[k]} (nats per token)": _nats(w.divergence.get(k)) for k in kinds},
             }
             for w in question.widths
         ]
