@@ -139,10 +139,9 @@ def failed(error: HarnessError) -> None:
         st.code(error.remedy, language=None, wrap_lines=True)
 
 
-def forget_unknown(key: str, known: list[str]) -> None:
-    """A choice that another study had is none of this one."""
-    if st.session_state.get(key) not in {None, *known}:
-        del st.session_state[key]
+def own(folder: str, version: str) -> tuple[Evidence, list[str]]:
+    """What was gathered on the study's own metric, with the caveats of its summary."""
+    return _evidence(folder, version, None), _summary(folder, version, None).caveats
 
 
 def plain(text: str) -> str:
