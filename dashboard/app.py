@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import shared
 from harness.errors import HarnessError
-from harness.store import Store, StudyStore
+from harness.store import Store
 
 HERE = Path(__file__).resolve().parent
 
@@ -58,7 +58,7 @@ def main() -> None:
 @st.fragment(run_every=shared.REFRESH)
 def _watch(study: str) -> None:
     """Draw the page again when results were added: a study that runs is shown as it goes."""
-    version = shared.version(StudyStore(shared.root() / study))
+    version = shared.opened(study).version()
     seen = st.session_state.setdefault("seen", {})
     if seen.get(study, version) != version:
         seen[study] = version

@@ -48,7 +48,7 @@ def controls() -> None:
     with st.sidebar:
         _forget_unknown("study", names)
         st.selectbox("Study", names, index=names.index(_latest(names)), key="study", bind="query-params")
-        view_of = StudyStore(root() / str(st.session_state["study"]))
+        view_of = opened(str(st.session_state["study"]))
         spec = view_of.spec()
         st.subheader("Limits", help="A configuration beyond one of them is no choice. Empty: no limit.")
         _number("vram", "GPU memory (GiB)", "A run's peak with 5 % to spare must fit.")
@@ -56,7 +56,7 @@ def controls() -> None:
         _number("money", f"Money per run ({spec.prices.currency})", "Failed runs priced in. Needs a price per hour.")
         _number("rate", f"Price per hour ({spec.prices.currency})", "Of the device that runs.", spec.prices.per_hour)
         st.subheader("What counts")
-        records = _evidence(str(view_of.folder), version(view_of), None).records
+        records = _evidence(str(view_of.folder), view_of.version(), None).records
         own = primary_metric(spec, records)
         known = list(dict.fromkeys([own, *metrics(records)]))
         _forget_unknown("metric", known)
@@ -73,9 +73,9 @@ def current() -> View:
         HarnessError: the study cannot be read.
     """
     state = st.session_state
-    store = StudyStore(root() / str(state["study"]))
+    store = opened(str(state["study"]))
     spec = store.spec()
-    seen = version(store)
+    seen = store.version()
     evidence = _evidence(str(store.folder), seen, None)
     metric = state.get("metric")
     if metric and metric != evidence.metric:
@@ -94,9 +94,14 @@ def current() -> View:
     return View(store, seen, evidence, summary, decision, limits)
 
 
-def version(store: StudyStore) -> str:
-    trials = store.folder / "trials"
-    return f"{len(list(trials.glob('*.parquet')))} {trials.stat().st_mtime if trials.is_dir() else 0}"
+def opened(study: str) -> StudyStore:
+    """A study of the store. What cannot be read of it is left out and named, see `unreadable`."""
+    return StudyStore(root() / study, lenient=True)
+
+
+def unreadable(view: View) -> list[str]:
+    """The files that were left out, and why."""
+    return _unreadable(str(view.store.folder), view.version)
 
 
 def link(view: View) -> str:
@@ -130,20 +135,29 @@ def plain(text: str) -> str:
     return text
 
 
+def _at(folder: str) -> StudyStore:
+    return StudyStore(Path(folder), lenient=True)
+
+
+@st.cache_resource(max_entries=KEPT, show_spinner=False)
+def _unreadable(folder: str, version: str) -> list[str]:
+    return [f"{file.path.name}: {file.reason}" for file in _at(folder).unreadable()]
+
+
 @st.cache_resource(max_entries=KEPT, show_spinner="Reading results")
 def _evidence(folder: str, version: str, metric: str | None) -> Evidence:
-    return gather(StudyStore(Path(folder)), metric)
+    return gather(_at(folder), metric)
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner=False)
 def _summary(folder: str, version: str, metric: str | None) -> Summary:
-    return summarise(StudyStore(Path(folder)), _evidence(folder, version, metric))
+    return summarise(_at(folder), _evidence(folder, version, metric))
 
 
 @st.cache_resource(max_entries=10 * KEPT, show_spinner=False)
 def _decision(folder: str, version: str, limits: Limits) -> Decision:
     evidence, summary = _evidence(folder, version, limits.metric), _summary(folder, version, limits.metric)
-    return make(StudyStore(Path(folder)), evidence, summary, limits)
+    return make(_at(folder), evidence, summary, limits)
 
 
 def _latest(names: list[str]) -> str:

@@ -61,8 +61,12 @@ def scaled(value: float | None, decision: Decision) -> float | None:
     return None if value is None else value * (100 if decision.percent else 1)
 
 
-def ranked_frame(decision: Decision) -> pd.DataFrame:
-    """What the ranked chart draws: configurations that were scored, the best first."""
+def ranked_frame(decision: Decision, most: int | None = None) -> pd.DataFrame:
+    """What the ranked chart draws: configurations that were scored, the best first; with `most` the best of them, the
+    baseline and the one to use."""
+    kept = {decision.baseline, decision.chosen.arm if decision.chosen else decision.baseline}
+    scored = [row for row in decision.rows if row.quality is not None]
+    rows = [row for i, row in enumerate(scored) if most is None or i < most or row.arm in kept]
     return pd.DataFrame(
         [
             {
@@ -75,26 +79,25 @@ def ranked_frame(decision: Decision) -> pd.DataFrame:
                 ],
                 "role": role(row, decision),
             }
-            for row in decision.rows
-            if row.quality is not None
+            for row in rows
         ],
         columns=["configuration", "quality", "low", "high", "interval over", "role"],
     )
 
 
-def ranked(decision: Decision) -> Chart | None:
+def ranked(decision: Decision, most: int | None = None) -> Chart | None:
     """Every configuration with its interval, the best on top; the baseline's mean and the margin around it.
 
     None before anything was scored.
     """
-    frame = ranked_frame(decision)
+    frame = ranked_frame(decision, most)
     if frame.empty:
         return None
     order = list(frame["configuration"])
     title = quality_title(decision)
     color, shape = by_role(frame)
     y = alt.Y("configuration:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False, labelLimit=190, grid=False))
-    x = alt.X("quality:Q", title=title, scale=alt.Scale(zero=False))
+    x = alt.X("quality:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
     tips = [
         alt.Tooltip("configuration:N", title="Configuration"),
         alt.Tooltip("quality:Q", title=title, format=".3~f"),
@@ -109,7 +112,10 @@ def ranked(decision: Decision) -> Chart | None:
         strokeDash=alt.condition("datum['interval over'] == 'items, one seed'", alt.value([4, 3]), alt.value([1, 0])),
         tooltip=tips,
     )  # fmt: skip
-    points = base.mark_point(size=110, filled=True, opacity=1).encode(y=y, x=x, color=color, shape=shape, tooltip=tips)
+    larger = alt.condition("datum.role == 'to use'", alt.value(220), alt.value(110))
+    points = base.mark_point(filled=True, opacity=1).encode(
+        y=y, x=x, color=color, shape=shape, size=larger, tooltip=tips
+    )
     layers: list[Any] = [*_reference(decision, frame), bars, points]
     return alt.layer(*layers).properties(
         height=alt.Step(ROW_HEIGHT), padding={"left": 4, "top": 4, "right": 14, "bottom": 4}

@@ -42,7 +42,9 @@ def check(spec: StudySpec, store: Path = Path("results")) -> list[Check]:
 
     Raises:
         PluginError: an arm names a method or a quantization that does not exist, or `serve` a quantization.
+        SpecError: the study's results were made elsewhere.
     """
+    check_origin(spec)
     for arm in spec.arms.values():
         plugins.method(arm.method)
     stored = [*(a.quantization for a in spec.arms.values()), *(s.quantization for s in spec.serve.at.values())]
@@ -61,6 +63,7 @@ def check(spec: StudySpec, store: Path = Path("results")) -> list[Check]:
 
 def check_arms(spec: StudySpec) -> None:
     """Raises PluginError or SpecError for an arm, or an optimizer, with which no trial could run or be served."""
+    check_origin(spec)
     optimizer = spec.controls.train.optimizer
     if optimizer not in optimizers.NAMES:
         raise SpecError(
@@ -79,6 +82,16 @@ def check_arms(spec: StudySpec) -> None:
                 "method: lora, or quantization: bf16",
             )
     serving.check(spec)
+
+
+def check_origin(spec: StudySpec) -> None:
+    """Raises SpecError for a study whose results were made by another program."""
+    if spec.origin is not None:
+        raise SpecError(
+            f"{spec.name} holds results of {spec.origin.tool}, which were made elsewhere: it can be read, not run or "
+            "planned",
+            f"harness show {spec.name}, or write a study of your own: harness presets cp tiny-methods",
+        )
 
 
 def _named_in(arm: Arm) -> Iterator[dict[str, Scalar]]:

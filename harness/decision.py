@@ -57,6 +57,8 @@ class Row:
     """Of one run that succeeds: money where there is a price, else hours."""
     energy_joules: float | None
     """Of the training of one run."""
+    spent_seconds: float
+    """What finding it took here: tuning, confirmation and failures."""
     difference: Interval | None
     """To the baseline, in units of the metric; None where nothing could be compared."""
     label: Label | None
@@ -174,8 +176,8 @@ def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits
         chosen=_chosen(found, rows, evidence, store.folder),
         zero_shot=summary.zero_shot.get(evidence.metric),
         told_apart=told_apart(rows, spec.baseline),
-        to_settle=to_settle(found, summary, spec.prices.currency),
-        next_command=f"harness next {store.folder.name} --run" if found.settling else None,
+        to_settle=[*_before_any_verdict(evidence, found), *to_settle(found, summary, spec.prices.currency)],
+        next_command=_next_command(store, evidence, found),
         held_back=[*(["Exploratory: decided after the study began."] if found.exploratory else []), *summary.caveats],
     )
 
@@ -215,9 +217,37 @@ def told_apart(rows: Sequence[Row], baseline: str) -> str:
     others = [r for r in rows if r.arm != baseline and r.quality is not None]
     if not others:
         return "There is nothing to tell apart yet."
-    alike = [r for r in others if r.difference is None or r.difference.low <= 0 <= r.difference.high]
-    whole = f"{len(alike)} of the {len(others)} others" if len(others) > 1 else f"{len(alike)} of 1 other"
-    return f"{whole} cannot be told apart from {baseline}."
+    if all(r.difference is None for r in others):
+        whole = f"None of the {len(others)} others can" if len(others) > 1 else f"{others[0].arm} cannot"
+        return f"{whole} be compared with {baseline}."
+    alike = sum(r.difference is None or r.difference.low <= 0 <= r.difference.high for r in others)
+    if len(others) == 1:
+        return f"{others[0].arm} {'cannot' if alike else 'can'} be told apart from {baseline}."
+    if alike == 0:
+        return f"Each of the {len(others)} others can be told apart from {baseline}."
+    whole = "None" if alike == len(others) else f"{alike}"
+    return (
+        f"{whole} of the {len(others)} others {'can' if whole == 'None' else 'cannot'} be told apart from {baseline}."
+    )
+
+
+def _before_any_verdict(evidence: Evidence, found: Recommendation) -> list[str]:
+    """What has to be there before anything can be shown, where nothing can be yet."""
+    if evidence.elsewhere:
+        both = " and ".join(dict.fromkeys([*([found.arm] if found.arm else []), evidence.spec.baseline]))
+        return [
+            f"Results made elsewhere cannot be added to. A study of {both} on several seeds would show which is better."
+        ]
+    return [f"Nothing is judged yet: {evidence.refusal}."] if evidence.refusal else []
+
+
+def _next_command(store: StudyStore, evidence: Evidence, found: Recommendation) -> str | None:
+    """What to run next: the declared runs that are left, else what `harness next` would add."""
+    if evidence.elsewhere:
+        return None
+    if evidence.early or not evidence.runs:
+        return f"harness study {store.folder / 'study.yaml'} --store {store.folder.parent}"
+    return f"harness next {store.folder.name} --run --store {store.folder.parent}" if found.settling else None
 
 
 def to_settle(found: Recommendation, summary: Summary, currency: str) -> list[str]:
@@ -258,6 +288,7 @@ def _row(candidate: Candidate, row: ArmRow, evidence: Evidence, comparison: Comp
         hours=candidate.run_hours,
         cost=candidate.run_cost,
         energy_joules=row.energy_joules,
+        spent_seconds=row.spent_seconds,
         difference=verdict.interval if verdict else None,
         label=verdict.label if verdict else None,
         within_margin=candidate.within_margin,

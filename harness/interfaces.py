@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from harness.record import Forecast, Record, Step
-from harness.spec import Dtype, Training, Value
+from harness.spec import Dtype, StudySpec, Training, Value
 from harness.trial import Trial
 
 if TYPE_CHECKING:
@@ -156,6 +156,29 @@ class Tracker(Protocol):
     def step(self, step: Step) -> None: ...
 
     def finish(self, record: Record) -> None: ...
+
+
+class Imported(Value):
+    """Results of another program as a study of ours."""
+
+    spec: StudySpec
+    """Its `origin` is set; its name is the one that it has unless the user gives another."""
+    records: list[Record]
+    skipped: dict[str, str] = {}
+    """Files that were not used, with the reason."""
+    notes: list[str] = []
+    """What else a user has to know of this import."""
+
+
+class Importer(Protocol):
+    """Reads what another program has published or left on disk; nothing is computed again and nothing is invented."""
+
+    def read(self, path: Path) -> Imported:
+        """The results in a folder or a file. The same files give the same trial ids, whatever lies beside them.
+
+        Raises:
+            StoreError: there is nothing that can be read as results of this program, or they belong to several studies.
+        """
 
 
 class Exporter(Protocol):

@@ -296,7 +296,7 @@ class Forecaster:
     def _as_run(self, record: Record) -> Setup:
         """A measured run's setup, with the length that its batches had on average."""
         assert record.train is not None
-        positions = record.train.tokens / (1 - record.train.padded_share)
+        positions = record.train.tokens / (1 - (record.train.padded_share or 0.0))
         length = positions / (record.train.steps * record.trial.training.batch)
         return self.setup(record.trial, max(2, round(length)))
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from harness.errors import PluginError, SpecError, did_you_mean
-from harness.interfaces import Exporter, Launcher, Method, Quantization, Tracker
+from harness.interfaces import Exporter, Importer, Launcher, Method, Quantization, Tracker
 from harness.spec import Scalar, Value
 
 
@@ -34,6 +34,10 @@ def tracker(name: str, settings: dict[str, str]) -> Tracker:
 
 def launcher(name: str, **settings: Any) -> Launcher:
     return cast(Launcher, _find("launchers", name)(**settings))
+
+
+def importer(name: str) -> Importer:
+    return cast(Importer, _find("importers", name))
 
 
 def exporter(name: str) -> Exporter:

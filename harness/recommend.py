@@ -26,8 +26,10 @@ from harness.ranking import (
 from harness.spec import Prices, StudySpec
 from harness.store import StudyStore
 from harness.summary import ArmRow, Evidence, Summary, gather, summarise
+from harness.units import duration, money
 
 Feasible = Literal["yes", "no", "unknown"]
+Worth = Literal["yes", "no", "not shown"]
 
 FEW = 4
 """Arms that are named one by one."""
@@ -102,6 +104,8 @@ class Recommendation:
     """One for a manager."""
     full_sentence: str
     """The baseline against the best that fits."""
+    worth: Worth
+    """Whether the baseline is worth it: its gain over the best that fits is shown, excluded, or neither."""
     details: list[str]
     candidates: list[Candidate]
     settling: list[Settling]
@@ -141,12 +145,14 @@ def decide(evidence: Evidence, summary: Summary, limits: Limits) -> Recommendati
     open_ = [v for v in verdicts if v.label == "not shown" and _feasible(candidates, v.arm)]
     settling, too_close = _what_settles(open_, evidence, summary, margin, spec.prices)
     noise = [v.noise for v in verdicts if v.noise]
+    worth, full_sentence = _baseline_sentence(spec.baseline, candidates, verdicts, better, margin)
     return Recommendation(
         answer=answer,
         arm=chosen.arm if chosen else None,
         sentence=_sentence(chosen, answer, fitting, candidates, evidence, margin),
-        full_sentence=_baseline_sentence(spec.baseline, candidates, verdicts, better, margin),
-        details=_details(chosen, candidates, spec.baseline, spec.prices, better),
+        full_sentence=full_sentence,
+        worth=worth,
+        details=[] if evidence.refusal else _details(chosen, candidates, spec.baseline, spec.prices, better),
         candidates=candidates,
         settling=settling,
         too_close=too_close,
@@ -351,27 +357,30 @@ def _reasons(candidates: Sequence[Candidate]) -> str:
 
 def _baseline_sentence(
     baseline: str, candidates: Sequence[Candidate], verdicts: Sequence[Verdict], better: bool, margin: float
-) -> str:
+) -> tuple[Worth, str]:
     """The baseline (full fine-tuning, as a rule) against the best other arm that keeps the limits."""
     others = [c for c in candidates if c.arm != baseline and c.feasible == "yes" and c.quality is not None]
     own = next((c for c in candidates if c.arm == baseline), None)
     if not others or own is None:
-        return f"Whether {baseline} is worth it cannot be said: no other configuration fits and was confirmed."
+        said = f"Whether {baseline} is worth it cannot be said: no other configuration fits and was confirmed."
+        return "not shown", said
     best = max(others, key=lambda c: (c.quality or 0.0) * (1 if better else -1))
     verdict = next((v for v in verdicts if v.arm == best.arm), None)
     if verdict is None or verdict.interval is None:
         why = f" ({verdict.reason})" if verdict and verdict.reason else ""
-        return f"Not shown whether {baseline} is worth it against {best.arm}, the best that fits{why}."
+        return "not shown", f"Not shown whether {baseline} is worth it against {best.arm}, the best that fits{why}."
     low, high = -verdict.interval.high, -verdict.interval.low
     shown = f"{baseline} minus {best.arm} = {-verdict.interval.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
     gain_low, gain_high = (low, high) if better else (-high, -low)
     if gain_low > margin:
-        return f"{baseline} is worth it by the margin of {margin:g}: {shown}, {best.arm} being the best that fits."
+        said = f"{baseline} is worth it by the margin of {margin:g}: {shown}, {best.arm} being the best that fits."
+        return "yes", said
     if gain_high < margin:
-        return (
+        said = (
             f"{baseline} is not worth it: {shown}; a gain of {margin:g} is excluded; {best.arm} is the best that fits."
         )
-    return (
+        return "no", said
+    return "not shown", (
         f"Not shown that {baseline} is worth it: {shown}; a gain of {margin:g} over {best.arm}, the best that fits, is "
         "neither shown nor excluded."
     )
@@ -388,18 +397,21 @@ def _details(
     if own.run_cost is not None and chosen.run_cost is not None:
         dearer = own.run_cost - chosen.run_cost
         worth = break_even(dearer, gain)
-        unit = prices.currency if prices.per_hour is not None else "h"
         if dearer > 0 and worth is not None:
-            text = (
-                f"{baseline} costs {dearer:.3g} {unit} more per run and pays when 0.01 is worth over {worth:.3g} {unit}"
-            )
+            more, least = _amount(dearer, prices), _amount(worth, prices)
+            text = f"{baseline} costs {more} more per run and pays when 0.01 is worth over {least}"
             if prices.value_per_point is not None and prices.per_hour is not None:
                 pays = "it pays" if prices.value_per_point > worth else "it does not"
                 text += f" (you say {prices.value_per_point:g}: {pays})"
             lines.append(text)
         elif dearer <= 0:
-            lines.append(f"{baseline} costs no more per run than {chosen.arm} here ({-dearer:.3g} {unit} less)")
+            lines.append(f"{baseline} costs no more per run than {chosen.arm} here ({_amount(-dearer, prices)} less)")
     return lines
+
+
+def _amount(value: float, prices: Prices) -> str:
+    """Money where there is a price, else the time that it takes."""
+    return duration(3600 * value) if prices.per_hour is None else money(value, prices.currency)
 
 
 def _by_means(fitting: Sequence[Candidate], margin: float, better: bool) -> Candidate:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from harness.spec import Value
 from harness.trial import Phase, Trial
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """1: without forecasts; a run that was out of memory was not tried at a smaller micro-batch. 2: nothing is run after
-training: no speeds, no bytes of the model as it was evaluated."""
+training: no speeds, no bytes of the model as it was evaluated. 3: nothing of other programs: no origin."""
 
 Status = Literal[
     "done", "out_of_memory", "does_not_fit", "diverged", "pruned", "timed_out", "killed", "failed"
@@ -66,7 +66,8 @@ class Step(Value):
 
     step: int
     loss: float
-    learning_rate: float
+    learning_rate: float | None = None
+    """None in a result of another program that does not log it."""
     grad_norm: float | None = None
     seconds: float
     """Since training began."""
@@ -181,8 +182,8 @@ class Training(Value):
     steps: int
     tokens: int
     """Real tokens, padding not counted."""
-    padded_share: float
-    """Share of the processed positions that were padding."""
+    padded_share: float | None
+    """Share of the processed positions that were padding; None where another program did not count it."""
     tokens_per_second: float | None
     """Real tokens per second after the warm-up steps."""
     warmup_steps_excluded: int
@@ -227,6 +228,8 @@ class Record(Value):
     """Folder of the adapter or model, relative to the study's folder."""
     log_path: str | None = None
     forecast: Forecast | None = None
+    origin: str | None = None
+    """The program that made the result; None: this one."""
 
     @property
     def phase(self) -> Phase:
@@ -235,6 +238,8 @@ class Record(Value):
     @property
     def goes_on(self) -> bool:
         """Whether the same run is to be tried at a smaller micro-batch: there was no room for it in training."""
+        if self.status not in NO_ROOM:
+            return False
         curable = self.stages[-1].stage == "train" if self.stages else True
         if self.status == "does_not_fit" and self.forecast is not None:
             curable = self.forecast.peak_phase not in {"load", "evaluation"}
@@ -242,8 +247,9 @@ class Record(Value):
             self.phase in {"search", "confirm"}
             and self.trial.method != "none"
             and self.trial.training.smaller is not None
+            and self.origin is None
         )
-        return self.status in NO_ROOM and curable and trains and self.schema_version > 1
+        return curable and trains and self.schema_version > 1
 
     def score(self, metric: str) -> float | None:
         """The value of `task/metric` or of a loss such as `test_loss`."""

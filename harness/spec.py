@@ -295,6 +295,21 @@ class Prices(Section):
     """What 0.01 of the metric is worth, over the life of the model. Unset: the break-even is printed instead."""
 
 
+class Origin(Section):
+    """Where the results of a study come from that were made by another program. Set by `harness import`."""
+
+    tool: str
+    """The program that made them, as it calls itself, such as `PEFT`."""
+    url: str | None = None
+    """Where it publishes them."""
+    revision: str | None = None
+    """Commit or release of what was published, where that is known."""
+    licence: str | None = None
+    """Of the results, by its SPDX name."""
+    note: str = ""
+    """What a reader has to know before trusting them."""
+
+
 class StudySpec(Section):
     """One question, one file."""
 
@@ -308,6 +323,8 @@ class StudySpec(Section):
     serve: Serve = Serve()
     limits: Limits = Limits()
     prices: Prices = Prices()
+    origin: Origin | None = None
+    """Results that were made elsewhere: a study with it can be read, not run."""
 
     @model_validator(mode="after")
     def _arms_make_sense(self) -> "StudySpec":
@@ -341,7 +358,12 @@ class StudySpec(Section):
 
     @property
     def question_id(self) -> str:
-        """Hash of what makes results comparable: controls and arms. More trials or seeds leave it unchanged."""
+        """Hash of what makes results comparable: controls and arms. More trials or seeds leave it unchanged.
+
+        Results that were made elsewhere were not planned as one study: more arms leave theirs unchanged too.
+        """
+        if self.origin is not None:
+            return digest({"controls": self.controls.model_dump(), "origin": self.origin.tool})
         return digest(
             {"controls": self.controls.model_dump(), "arms": {k: a.model_dump() for k, a in self.arms.items()}}
         )

@@ -2,7 +2,7 @@
 
     <store>/<study>/study.yaml                    the question, every default spelled out
     <store>/<study>/declared.json                 what was declared before the first run
-    <store>/<study>/{trials,scores,examples,steps,stages,speeds}/<trial>-<attempt>.parquet
+    <store>/<study>/{trials,scores,examples,steps,stages,speeds}/<trial>-<attempt>.parquet, or all-<n>.parquet
     <store>/<study>/adapters/<trial>/             PEFT folders of confirmed runs
     <store>/<study>/models/<trial>/               whole models of methods without an adapter, first seed only
     <store>/<study>/{logs,wandb,data}/            logs of trials, offline W&B runs, tokenized rows
@@ -13,22 +13,29 @@ temporary name and renamed; the row in `trials` comes last, so rows of other tab
 cut off and are not read.
 """
 
+import gc
 import json
 import os
 import types
 import typing
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+from pydantic_core import from_json
 
-from harness.errors import StoreError, did_you_mean
+from harness import tables
+from harness.errors import HarnessError, StoreError, did_you_mean
 from harness.protocol import Declaration, declare
 from harness.record import (
     BOUNDS,
@@ -44,14 +51,21 @@ from harness.record import (
     TensorBytes,
     Training,
 )
-from harness.spec import StudySpec, Value, dump_study, load_study
+from harness.spec import StudySpec, Value, digest, dump_study, load_study
+from harness.tables import SCHEMA_KEY as SCHEMA_KEY
+from harness.tables import Run, Unreadable
 
 TABLES = ("trials", "scores", "examples", "steps", "stages", "speeds")
+LOCK = ".lock"
+"""In the folder of a study: held by the command that runs it."""
 LISTS = TABLES[1:]
 """The tables that are lists of a record."""
 SERVED = ("name", "quantization", "way", "of")
 """What the table `trials` tells of what was served."""
-SCHEMA_KEY = b"harness_schema_version"
+RECORD_LISTS: dict[str, type[Value]] = {"scores": Score, "stages": Stage, "speeds": Speed}
+"""The lists that `records` reads; the others are tables to be read when they are needed."""
+REPEATED = ("environment", "data")
+"""JSON that is the same in most records of a study."""
 JSON_COLUMNS = ("params", "resolved", "environment", "data", "forecast", "trial")
 
 
@@ -62,15 +76,28 @@ class Store:
         self.root = root
 
     def studies(self) -> list[str]:
+        """Folders with a study file, whether or not it can be read."""
         return sorted(p.parent.name for p in self.root.glob("*/study.yaml"))
 
-    def study(self, name: str) -> "StudyStore":
-        """Raises StoreError when the store holds no such study."""
+    def problems(self) -> dict[str, HarnessError]:
+        """What is wrong with folders that hold results and no study, or a study file that cannot be read."""
+        found: dict[str, HarnessError] = {}
+        for name in sorted({p.parent.name for p in self.root.glob("*/trials")} | set(self.studies())):
+            try:
+                self.study(name).spec()
+            except HarnessError as error:
+                found[name] = error
+            except (OSError, ValueError) as error:
+                found[name] = StoreError(f"{self.root / name / 'study.yaml'}: {error}", "mend it, or move it away")
+        return found
+
+    def study(self, name: str, *, lenient: bool = False) -> "StudyStore":
+        """Raises StoreError when the store holds no such study; `lenient` as in `StudyStore`."""
         if not (self.root / name / "study.yaml").is_file():
             known = self.studies()
             hint = did_you_mean(name, known) if known else "it is empty"
             raise StoreError(f"no study {name!r} in {self.root}; {hint}", f"harness study {name} --store {self.root}")
-        return StudyStore(self.root / name)
+        return StudyStore(self.root / name, lenient=lenient)
 
     def open(self, spec: StudySpec) -> "StudyStore":
         """The study's folder, made if need be.
@@ -83,24 +110,44 @@ class Store:
         if path.is_file():
             known = load_study(path)
             if known.question_id != spec.question_id:
+                own = f"--name {spec.name}-2" if spec.origin else f"name={spec.name}-2"
                 raise StoreError(
                     f"{folder} holds another question under this name: {_first_difference(known, spec)}",
-                    f"give this one its own: name={spec.name}-2, or keep it apart with --store",
+                    f"give this one its own: {own}, or keep it apart with --store",
                 )
         for table in TABLES:
             (folder / table).mkdir(parents=True, exist_ok=True)
         declared = folder / "declared.json"
-        if not declared.is_file():
+        if not declared.is_file() and spec.origin is None:  # elsewhere nothing was declared that is known here
             _write_text(declared, declare(spec).model_dump_json(indent=2) + "\n")
         _write_text(path, dump_study(spec))
         return StudyStore(folder)
 
 
-class StudyStore:
-    """The results of one study."""
+@dataclass(frozen=True)
+class Compacted:
+    """What `StudyStore.compact` did."""
 
-    def __init__(self, folder: Path) -> None:
+    runs: int
+    """Runs whose files were merged."""
+    files: int
+    """Files of theirs, in all tables."""
+    left: list[Unreadable]
+    """Files that could not be read and stay."""
+
+
+class StudyStore:
+    """The results of one study.
+
+    Args:
+        lenient: pass over files that cannot be read; `unreadable` says which. Else the first raises StoreError.
+    """
+
+    def __init__(self, folder: Path, *, lenient: bool = False) -> None:
         self.folder = folder
+        self._reader = tables.Reader(SCHEMAS, lenient=lenient)
+        self._read: tuple[int, list[Record]] | None = None
+        """What `records` found, and the state of the folder in which it did."""
 
     def spec(self) -> StudySpec:
         return load_study(self.folder / "study.yaml")
@@ -121,45 +168,144 @@ class StudyStore:
     def write(self, record: Record) -> None:
         """Add a record. Its row in `trials` comes last and makes the others count."""
         name = f"{record.trial_id}-{record.attempt}.parquet"
-        for table, rows in reversed(_rows(record).items()):
+        for table, rows in reversed(rows_of(record).items()):
             (self.folder / table).mkdir(exist_ok=True)  # a table that the study is older than
-            _write_parquet(self.folder / table / name, rows, SCHEMAS[table])
+            tables.write(self.folder / table / name, pa.Table.from_pylist(rows, schema=SCHEMAS[table]))
 
     def records(self) -> list[Record]:
-        """The latest attempt of every trial, without examples and steps, oldest first."""
-        trials = self.table("trials")
-        lists = [self._by_trial(table) for table in ("scores", "stages", "speeds")]
-        return [_record(row, *(rows.get(row["trial_id"]) for rows in lists)) for row in _dicts(trials)]
-
-    def _by_trial(self, table: str) -> dict[str, pd.DataFrame]:
-        whole = self.table(table)
-        return {str(trial): rows for trial, rows in whole.groupby("trial_id")} if len(whole) else {}
-
-    def table(self, table: str) -> pd.DataFrame:
-        """One table over all trials, latest attempts only.
+        """The latest attempt of every trial, without examples and steps, oldest first.
 
         Raises:
             StoreError: a file was written by a newer version of this program, or is not parquet.
         """
-        frames = [_read_parquet(path) for path in sorted((self.folder / table).glob("*.parquet"))]
-        frames = [f for f in frames if len(f)]
-        if not frames:
-            return pd.DataFrame(columns=["trial_id", "attempt"])
-        whole = pd.concat(frames, ignore_index=True)
-        latest = self._latest_attempts() if table != "trials" else _latest(whole)
-        kept = whole.merge(latest, on=["trial_id", "attempt"])
-        return kept.sort_values("started_at", ignore_index=True) if table == "trials" else kept
+        stamp = self._stamp()
+        if self._read is None or self._read[0] != stamp:
+            with _no_garbage():
+                self._read = stamp, self._records()
+        return list(self._read[1])
 
-    def _latest_attempts(self) -> pd.DataFrame:
-        names = [p.stem.rsplit("-", 1) for p in (self.folder / "trials").glob("*.parquet")]
-        return _latest(pd.DataFrame({"trial_id": [n[0] for n in names], "attempt": [int(n[1]) for n in names]}))
+    def _records(self) -> list[Record]:
+        runs = self._latest()
+        trials = self._reader.read(self.folder / "trials", runs, ROW_COLUMNS)
+        lists = [self._by_run(table, model, runs) for table, model in RECORD_LISTS.items()]
+        found: list[Record] = []
+        for row in trials.take(_by_start(trials)).to_pylist():
+            run = row["trial_id"], row["attempt"]
+            try:
+                found.append(_record(row, *(rows.get(run, []) for rows in lists), like=found[-1] if found else None))
+            except (ValidationError, ValueError) as error:
+                path = self.folder / "trials" / f"{run[0]}-{run[1]}.parquet"
+                reason = f"not a record: {str(error).splitlines()[0]}"
+                self._reader.note(Unreadable(path, reason, "move it out of the store; its trial runs again"))
+        return found
+
+    def _latest(self) -> set[Run]:
+        return tables.latest(self._reader.runs(self.folder / "trials"))
+
+    def _by_run(self, table: str, model: type[Value], runs: Collection[Run]) -> dict[Run, list[dict[str, Any]]]:
+        """A table's rows as fields of the model, by run."""
+        whole = self._reader.read(self.folder / table, runs, ["trial_id", "attempt", *model.model_fields])
+        measured = {k for k, f in model.model_fields.items() if not f.is_required()}
+        grouped: dict[Run, list[dict[str, Any]]] = {}
+        for row in whole.to_pylist():
+            run = row.pop("trial_id"), row.pop("attempt")
+            # NaN means none where a field may be missing, and NaN where it must be there
+            grouped.setdefault(run, []).append({k: None if k in measured and v != v else v for k, v in row.items()})
+        return grouped
+
+    def table(
+        self, table: str, *, columns: Sequence[str] | None = None, trials: Collection[str] | None = None
+    ) -> pd.DataFrame:
+        """One table over all trials or some, latest attempts only; all columns or some.
+
+        Raises:
+            StoreError: a file was written by a newer version of this program, or is not parquet.
+        """
+        runs = self._latest()
+        if trials is not None:
+            wanted = set(trials)
+            runs = {run for run in runs if run[0] in wanted}
+        own = [] if table != "trials" or columns is None or "started_at" in columns else ["started_at"]
+        whole = self._reader.read(self.folder / table, runs, None if columns is None else [*columns, *own])
+        if not whole.num_rows:
+            return pd.DataFrame(columns=["trial_id", "attempt"] if columns is None else list(columns))
+        if table == "trials":
+            whole = whole.take(_by_start(whole)).drop_columns(own)
+        frame: pd.DataFrame = whole.to_pandas()
+        return frame
+
+    def files(self) -> int:
+        """How many runs have files of their own: those that are not merged yet."""
+        return len(tables.look(self.folder / "trials").singles)
+
+    def version(self) -> str:
+        """What changes when, and only when, results are added or the study file changes: to be asked every few seconds.
+
+        Names of files alone: a run's file is written once. Merging files changes nothing.
+        """
+        study = self.folder / "study.yaml"
+        runs = sorted(self._reader.runs(self.folder / "trials"))
+        return digest([runs, study.read_text(encoding="utf-8") if study.is_file() else None])
+
+    def unreadable(self) -> list[Unreadable]:
+        """The files of results that cannot be read, for a reader that goes on without them."""
+        reader = StudyStore(self.folder, lenient=True)
+        reader.records()
+        return [reader._reader.noted[path] for path in sorted(reader._reader.noted)]
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Holds the study's lock, which the command that runs it has while it does.
+
+        Raises:
+            StoreError: another command has it.
+        """
+        lock = FileLock(self.folder / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StoreError(
+                f"another command is running study {self.folder.name} in {self.folder}", "wait for it, or stop it first"
+            ) from error
+        with lock:
+            yield
+
+    def compact(self) -> Compacted:
+        """Merge the runs' own files into one file per table, which reads many times faster.
+
+        Nothing is lost whenever it is cut off, and who reads meanwhile finds every run once. Files that cannot be read
+        and rows of runs that were cut off stay as they are. The caller sees to it that no study is running here.
+
+        Raises:
+            StoreError: a merged file cannot be read.
+        """
+        runs = self._reader.runs(self.folder / "trials")
+        merged: dict[str, int] = {}
+        spent: list[Path] = []
+        left: list[Unreadable] = []
+        for table in (*LISTS, "trials"):  # as in `write`: what makes the others count comes last
+            (self.folder / table).mkdir(exist_ok=True)
+            merged[table], done, unread = tables.merge(self.folder / table, SCHEMAS[table], runs)
+            spent += done
+            left += unread
+        for path in spent:
+            path.unlink(missing_ok=True)
+        return Compacted(merged["trials"], sum(merged.values()), left)
+
+    def _stamp(self) -> int:
+        """What changes when a file of a run comes, goes or is replaced."""
+        try:
+            with os.scandir(self.folder / "trials") as entries:
+                return hash(frozenset((e.name, e.stat().st_mtime_ns) for e in entries if e.name.endswith(".parquet")))
+        except FileNotFoundError:
+            return 0
 
 
-def _latest(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.groupby("trial_id")["attempt"].max().reset_index()
+def _by_start(trials: pa.Table) -> pa.Array:
+    return pc.sort_indices(trials, [("started_at", "ascending")])
 
 
-def _rows(record: Record) -> dict[str, list[dict[str, Any]]]:
+def rows_of(record: Record) -> dict[str, list[dict[str, Any]]]:
     """A record as rows of the six tables, each with what identifies it."""
     trial = record.trial
     key = {
@@ -199,50 +345,46 @@ def _rows(record: Record) -> dict[str, list[dict[str, Any]]]:
     }
 
 
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Without the search for unused cycles, which would go through all records again and again while they are made:
+    10,000 take less than half the time."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def _record(
-    row: dict[str, Any], scores: pd.DataFrame | None, stages: pd.DataFrame | None, speeds: pd.DataFrame | None
+    row: dict[str, Any], scores: list[Any], stages: list[Any], speeds: list[Any], like: Record | None
 ) -> Record:
-    """A row of `trials` with its scores, stages and speeds, back as a record."""
+    """A row of `trials` with its scores, stages and speeds, back as a record; it shares the controls with one like it."""
     row = {k: None if _missing(v) else v for k, v in row.items()}
-    fields: dict[str, Any] = {k: json.loads(row[k]) for k in JSON_COLUMNS if k != "params" and row.get(k)}
-    fields["started_at"] = row["started_at"]
-    for name in Record.model_fields:
-        if name in row and name not in fields and name not in {"train", "memory"}:
-            fields[name] = row[name]
-    if row.get("train_steps") is not None:
-        fields["train"] = {
-            k.removeprefix("train_"): v for k, v in row.items() if k.startswith("train_") and k != "train_seconds"
-        }
-    if row.get("weights_bytes") is not None:
-        fields["memory"] = {k: row[f"{k}_bytes"] for k in ("weights", "adapter", "gradients", "optimizer", "step_peak")}
-    fields["scores"] = _values(scores, Score)
-    fields["stages"] = _values(stages, Stage)
-    fields["speeds"] = _values(speeds, Speed)
-    return Record.model_validate(fields)
+    fields = {k: v for k, v in row.items() if k in Record.model_fields and k not in JSON_COLUMNS}
+    fields |= {k: _shared(row[k]) for k in REPEATED if row[k]}
+    fields |= {k: from_json(row[k], cache_strings="keys") for k in ("trial", "resolved", "forecast") if row[k]}
+    trial = fields.get("trial") or {}
+    if like is not None and trial.get("controls") == like.trial.controls.model_dump(mode="json"):
+        trial["controls"] = like.trial.controls
+    if row["train_steps"] is not None:
+        fields["train"] = {k: row[f"train_{k}"] for k in Training.model_fields}
+    if row["weights_bytes"] is not None:
+        fields["memory"] = {k: row[f"{k}_bytes"] for k in TensorBytes.model_fields}
+    return Record.model_validate({**fields, "scores": scores, "stages": stages, "speeds": speeds})
 
 
-def _values(frame: pd.DataFrame | None, model: type[Value]) -> list[dict[str, Any]]:
-    """Rows as fields of the model. NaN means none where a field may be missing, and NaN where it must be there."""
-    if frame is None:
-        return []
-    fields = {k: f.is_required() for k, f in model.model_fields.items() if k in frame.columns}
-    return [
-        {k: None if _missing(row[k]) and not required else _plain(row[k]) for k, required in fields.items()}
-        for row in _dicts(frame)
-    ]
-
-
-def _dicts(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
-
-
-def _plain(value: Any) -> Any:
-    """A cell as JSON would have it: pandas reads a list as an array."""
-    return value.tolist() if isinstance(value, np.ndarray) else value
+@lru_cache(maxsize=256)
+def _shared(text: str) -> Any:
+    """What a text of JSON says, once for all records that have the same."""
+    return from_json(text)
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value is pd.NaT or (isinstance(value, float) and value != value)
+    return value is None or value != value
 
 
 def _number(value: Any) -> float | None:
@@ -308,29 +450,14 @@ def _schemas() -> dict[str, pa.Schema]:
 
 
 SCHEMAS = _schemas()
-
-
-def _write_parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    table = pa.Table.from_pylist(rows, schema=schema)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise StoreError(
-            f"{path}: not a results file: {error}", "move it out of the store; its trial runs again"
-        ) from error
-    version = int((table.schema.metadata or {}).get(SCHEMA_KEY, b"0"))
-    if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"{path}: written in schema {version}, this version reads up to {SCHEMA_VERSION}",
-            "pip install --upgrade finetune-harness",
-        )
-    return table.to_pandas()
+ROW_COLUMNS = [
+    "trial_id",
+    "attempt",
+    *(c for c in Record.model_fields if c in SCHEMAS["trials"].names and c not in {"trial_id", "attempt"}),
+    *(f"train_{name}" for name in Training.model_fields),
+    *(f"{name}_bytes" for name in TensorBytes.model_fields),
+]
+"""Those of the table `trials` that a record is made of; the others say the same again, for people."""
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -341,8 +468,9 @@ def _write_text(path: Path, text: str) -> None:
 
 def _first_difference(a: StudySpec, b: StudySpec) -> str:
     left, right = _flat(a.model_dump()), _flat(b.model_dump())
+    parts = ("controls.", "arms.") if b.origin is None else ("controls.", "origin.tool")  # see StudySpec.question_id
     for key in sorted(set(left) | set(right)):
-        if key.startswith(("controls.", "arms.")) and left.get(key) != right.get(key):
+        if key.startswith(parts) and left.get(key) != right.get(key):
             return f"{key} was {left.get(key)!r} and is {right.get(key)!r}"
     return "the order of its arms"
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-import filelock
 import psutil
 
 from harness import environment, serving, sources
 from harness.checks import check_arms
 from harness.data import check as check_data
-from harness.errors import SpecError, StoreError
+from harness.errors import StoreError
 from harness.interfaces import Event, Interrupted, Job, Launcher
 from harness.record import SETTLED, Forecast, Record, best, outcomes
 from harness.search import RATE, ArmSearch, Asked, open_storage
@@ -90,21 +89,15 @@ def run_study(
     record and run again next time.
 
     Raises:
-        StoreError: the folder holds another question; SpecError, PluginError, DataError, NotReady: as they say.
+        StoreError: the folder holds another question, or another command is running it.
+        SpecError, PluginError, DataError, NotReady: as they say.
     """
     check_arms(spec)
     check_metric(spec)
     check_data(spec.controls.data, sources.find_data(spec.controls.data))
     folder = store.root / spec.name
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise SpecError(
-            f"another command is running study {spec.name} in {folder}", "wait for it, or stop it first"
-        ) from error
-    with lock:
+    with StudyStore(folder).alone():
         study_store = store.open(spec)  # under the lock: a command that is refused changes nothing
         model, data = _pinned(spec, study_store)
         plan = _Plan(spec, study_store, model, data, retry_failed, forecaster, run_anyway)

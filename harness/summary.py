@@ -21,6 +21,9 @@ from harness.trial import ZERO_SHOT
 
 LOSS = "test_loss"
 
+MANY = 4
+"""More arms than this of which nothing can be said for one reason are counted, not named."""
+
 ENDED = {"does_not_fit": "not run: forecast not to fit into memory"}
 """What is said of a status where its name does not read well."""
 
@@ -118,6 +121,8 @@ class Evidence:
     """Why no number would mean anything."""
     early: str | None
     """The part of that which is about the number of seeds alone."""
+    elsewhere: str | None
+    """The part of that which is about results of another program, without the outcomes of single items."""
     changed: list[str]
     """What was decided after the study began."""
     scores: pd.DataFrame
@@ -132,13 +137,32 @@ class Evidence:
 
     def against(self, baseline: str, arms: Sequence[str], margin: float | None = None) -> Comparison | None:
         """Arms against one of them, in the order given; None before the baseline has any score."""
+        if self.elsewhere:
+            return self._unjudged(self.metric, baseline, arms, self.higher_is_better, margin)
         return self._compared(self.scores, baseline, arms, self.higher_is_better, margin)
 
     def on(
         self, metric: str, baseline: str, arms: Sequence[str], store: StudyStore, *, higher_is_better: bool
     ) -> Comparison | None:
         """The same on another metric, at no margin."""
+        if self.elsewhere:
+            return self._unjudged(metric, baseline, arms, higher_is_better, 0.0)
         return self._compared(judged_scores(store, self.runs, metric), baseline, arms, higher_is_better, 0.0)
+
+    def _unjudged(
+        self, metric: str, baseline: str, arms: Sequence[str], better: bool, margin: float | None
+    ) -> Comparison | None:
+        """The arms that have a score, with the reason why nothing can be said of them."""
+        items = {r.trial.arm: s.items for r in self.runs for s in r.scores if metric in (s.task, score_name(s))}
+        if baseline not in items:
+            return None
+        used = self.spec.objective.margin if margin is None else margin
+        verdicts = [
+            Verdict(a, baseline, "not enough data", None, self.seeds, items[a], self.elsewhere)
+            for a in arms
+            if a != baseline and a in items
+        ]
+        return Comparison(baseline, used, self.alpha, better, verdicts)
 
     def _compared(
         self, scores: pd.DataFrame, baseline: str, arms: Sequence[str], better: bool, margin: float | None
@@ -163,7 +187,8 @@ def gather(store: StudyStore, metric: str | None = None) -> Evidence:
     """
     spec = store.spec()
     declared = store.declared() or declare(spec)
-    records = [r for r in store.records() if r.question_id == spec.question_id]
+    question = spec.question_id
+    records = [r for r in store.records() if r.question_id == question]
     own = primary_metric(spec, records)
     metric = metric or own
     if metric != own and metric not in (known := metrics(records)):
@@ -180,6 +205,8 @@ def gather(store: StudyStore, metric: str | None = None) -> Evidence:
     seeds = max((look for look in declared.looks if look <= reached), default=reached)
     at_look = set(spec.confirm.seeds[:seeds])
     runs = [r for r in confirmed if r not in failed and r.trial.seed in at_look]
+    scores = judged_scores(store, runs, metric)
+    elsewhere = _made_elsewhere(spec, reached, scores)
     return Evidence(
         spec=spec,
         records=records,
@@ -190,10 +217,14 @@ def gather(store: StudyStore, metric: str | None = None) -> Evidence:
         failed=failed,
         seeds=seeds,
         alpha=look_alpha(declared.alpha, declared.looks),
-        refusal=_undeclared(declared, reached) or _unequal_tuning(spec, records) or different_versions(runs),
+        refusal=elsewhere
+        or _undeclared(declared, reached)
+        or _unequal_tuning(spec, records)
+        or different_versions(runs),
         early=_undeclared(declared, reached),
+        elsewhere=elsewhere,
         changed=[*changes(declared, spec), *([f"metric was {own} and is {metric}"] if metric != own else [])],
-        scores=judged_scores(store, runs, metric),
+        scores=scores,
         chosen=metric != own,
     )
 
@@ -249,6 +280,14 @@ def is_failed(record: Record, zero: Record | None, worse_than_base_fails: bool) 
     return worse_than_base_fails and loss is not None and before is not None and loss > before
 
 
+def _made_elsewhere(spec: StudySpec, seeds: int, scores: pd.DataFrame) -> str | None:
+    """Why results of another program may not be compared; None where they have the outcome of every item."""
+    if spec.origin is None or len(scores):
+        return None
+    few = "one seed per arm and " if seeds <= 1 else ""
+    return f"{spec.origin.tool}'s results have {few}no outcomes per question"
+
+
 def _undeclared(declared: Declaration, reached: int) -> str | None:
     """Why this number of seeds may not be looked at."""
     looks = ", ".join(map(str, declared.looks))
@@ -296,13 +335,12 @@ def judged_scores(store: StudyStore, runs: Sequence[Record], metric: str) -> pd.
     """Per-item scores of the runs that are judged, as `compare` takes them."""
     task, _, name = metric.partition("/")
     ids = {r.trial_id for r in runs}
-    examples = store.table("examples")
-    if not len(examples):
-        return pd.DataFrame(columns=["arm", "seed", "example_id", "score"])
-    wanted = examples["trial_id"].isin(ids) & (examples["task"] == task)
+    columns = ["arm", "seed", "example_id", "score"]
+    examples = store.table("examples", columns=[*columns, "task", "metric"], trials=ids)
+    wanted = examples["task"] == task
     if name:
         wanted &= examples["metric"] == name
-    return examples.loc[wanted, ["arm", "seed", "example_id", "score"]]
+    return examples.loc[wanted, columns]
 
 
 def sentence(
@@ -313,7 +351,7 @@ def sentence(
         return f"Not enough data: {baseline} and another arm both need confirmed runs before anything can be compared."
     items = max(v.items for v in comparison.verdicts)
     seeds = min(v.seeds for v in comparison.verdicts)
-    unit = "independent tunings" if level == "methods" else "seeds"
+    unit = "independent tunings" if level == "methods" else "seed" if seeds == 1 else "seeds"
     return f"On {metric} over {items} items and {seeds} {unit}, {findings(baseline, comparison, higher_is_better)}."
 
 
@@ -336,13 +374,20 @@ def findings(baseline: str, comparison: Comparison, higher_is_better: bool) -> s
     if apart:
         parts.append(f"{_listed(apart)} cannot be told apart from {baseline}: not enough data")
     refused = [v for v in comparison.verdicts if v.label == "not enough data"]
-    parts += [f"nothing can be said of {v.arm}: {v.reason}" for v in refused]
+    for reason in dict.fromkeys(v.reason for v in refused):
+        arms = [v.arm for v in refused if v.reason == reason]
+        who = f"{len(arms)} arms" if len(arms) > MANY else _joined(arms)
+        parts.append(f"nothing can be said of {who}: {reason}")
     return "; ".join(parts)
 
 
 def caveats(evidence: Evidence, arms: Sequence[ArmRow], records: Sequence[Record]) -> list[str]:
     """What a reader has to know before trusting the table."""
     found = []
+    origin = evidence.spec.origin
+    if origin is not None:
+        where = f" ({origin.url})" if origin.url else ""
+        found.append(f"results of {origin.tool}, made elsewhere{where}" + (f"; {origin.note}" if origin.note else ""))
     if evidence.changed:
         found.append(f"exploratory, decided after the study began: {'; '.join(evidence.changed)}")
     if any(r.resolved.get("random_weights") for r in records):
@@ -502,7 +547,10 @@ def _difference(verdict: Verdict) -> str:
 
 
 def _listed(verdicts: Sequence[Verdict]) -> str:
-    words = [f"{v.arm} ({_difference(v)})" for v in verdicts]
+    return _joined([f"{v.arm} ({_difference(v)})" for v in verdicts])
+
+
+def _joined(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 

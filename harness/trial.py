@@ -1,6 +1,8 @@
 """One run and its identity."""
 
-from typing import Literal
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Literal
 
 from harness.spec import Controls, Scalar, Served, Speeds, Training, Value, digest
 
@@ -65,14 +67,14 @@ class Trial(Value):
     micro_batch: int | None = None
     """Sequences per forward pass where the controls' own do not fit into memory; the effective batch is the same."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Hash of everything that changes the work, so the same run has the same id wherever it is asked for."""
         unset = {name for name in ("micro_batch", "served", "timed") if getattr(self, name) is None}
         left_out = {"study", "tuning", "number", "keep_model"} | unset
         return digest(self.model_dump(mode="json", exclude=left_out))
 
-    @property
+    @cached_property
     def configuration(self) -> str:
         """The id that the trial has at the controls' own micro-batch: the same for every micro-batch."""
         return self.at(None).id
@@ -91,6 +93,13 @@ class Trial(Value):
             + (f" lr {rate:.3g}" if isinstance(rate, float | int) else "")
             + (f" micro-batch {self.micro_batch}" if self.micro_batch is not None else "")
         )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Trial":
+        """As ever; the copy has yet to find its ids, which pydantic would copy too."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("id", "configuration"):
+            copied.__dict__.pop(name, None)
+        return copied
 
     def at(self, micro_batch: int | None) -> "Trial":
         """The same trial at another micro-batch."""

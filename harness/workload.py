@@ -211,6 +211,8 @@ def _measured_before(controls: Controls, records: Iterable[Record]) -> Rows | No
         counts = record.data.get("rows")
         if record.train is None or not record.train.steps or not counts or not counts.get("train"):
             continue
+        if record.train.padded_share is None:
+            continue
         if question(record.trial.controls) != question(controls):
             continue
         mean = record.train.tokens / (record.train.steps * controls.train.batch)

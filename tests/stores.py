@@ -11,7 +11,7 @@ Nothing here needs torch.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, cached_property
@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
+from harness import tables
 from harness.protocol import declare
 from harness.record import (
     NO_ROOM,
@@ -35,7 +37,7 @@ from harness.record import (
     Training,
 )
 from harness.spec import StudySpec
-from harness.store import Store, StudyStore
+from harness.store import SCHEMAS, TABLES, Store, StudyStore, rows_of
 from harness.trial import ZERO_SHOT, Trial
 
 Flavour = Literal["cpu", "cuda"]
@@ -103,10 +105,22 @@ PACKAGES = {
 }  # fmt: skip
 
 # the trainer's settings that a record holds, so that its row is as long as a real one
-UNSET = ["activation_checkpointing_kwargs", "chat_template_path", "completion_only_loss", "dataloader_prefetch_factor", "dataset_num_proc", "ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_static_graph", "deepspeed", "eval_accumulation_steps", "eval_packing", "eval_steps", "fsdp", "fsdp_config", "gradient_checkpointing_kwargs", "greater_is_better", "hub_model_id", "hub_private_repo", "hub_revision", "label_names", "liger_kernel_config", "lr_scheduler_kwargs", "max_length", "metric_for_best_model", "model_init_kwargs", "neftune_noise_alpha", "optim_args", "optim_target_modules", "pad_to_multiple_of", "parallelism_config", "resume_from_checkpoint", "router_aux_loss_coef", "run_name", "save_total_limit", "tf32", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps", "trackio_bucket_id", "trackio_space_id", "trackio_static_space_id"]
-OFF = ["activation_checkpointing", "activation_offloading", "assistant_only_loss", "auto_find_batch_size", "batch_eval_metrics", "bf16", "bf16_full_eval", "dataloader_drop_last", "dataloader_persistent_workers", "dataloader_pin_memory", "do_eval", "do_predict", "do_train", "enable_jit_checkpoint", "eval_on_start", "fp16", "fp16_full_eval", "full_determinism", "gradient_checkpointing", "hub_always_push", "load_best_model_at_end", "log_on_each_node", "logging_first_step", "logging_nan_inf_filter", "packing", "padding_free", "prediction_loss_only", "push_to_hub", "remove_unused_columns", "restore_callback_states_from_checkpoint", "save_on_each_node", "save_only_model", "shuffle_dataset", "torch_compile", "trust_remote_code", "use_cache", "use_liger_kernel"]
+UNSET = """activation_checkpointing_kwargs chat_template_path completion_only_loss dataloader_prefetch_factor
+dataset_num_proc ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph
+deepspeed eval_accumulation_steps eval_packing eval_steps fsdp fsdp_config gradient_checkpointing_kwargs
+greater_is_better hub_private_repo hub_revision label_names liger_kernel_config lr_scheduler_kwargs max_length
+metric_for_best_model model_init_kwargs neftune_noise_alpha optim_args optim_target_modules pad_to_multiple_of
+parallelism_config resume_from_checkpoint router_aux_loss_coef run_name save_total_limit tf32 torch_compile_backend
+torch_compile_mode torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id"""
+OFF = """activation_checkpointing activation_offloading assistant_only_loss auto_find_batch_size batch_eval_metrics bf16
+bf16_full_eval dataloader_drop_last dataloader_persistent_workers dataloader_pin_memory do_eval do_predict do_train
+enable_jit_checkpoint eval_on_start fp16 fp16_full_eval full_determinism gradient_checkpointing hub_always_push
+load_best_model_at_end log_on_each_node logging_first_step logging_nan_inf_filter packing padding_free
+prediction_loss_only push_to_hub remove_unused_columns restore_callback_states_from_checkpoint save_on_each_node
+save_only_model shuffle_dataset torch_compile trust_remote_code use_cache use_liger_kernel"""
 TRAINER: dict[str, Any] = {
-    **dict.fromkeys(UNSET), **dict.fromkeys(OFF, False), "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
+    **dict.fromkeys(UNSET.split()), **dict.fromkeys(OFF.split(), False),
+     "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
     "data_seed": 0, "ddp_timeout": 1800, "debug": [], "eval_strategy": "no", "gradient_accumulation_steps": 1,
     "hub_strategy": "every_save", "logging_steps": 1, "loss_type": "nll", "lr_scheduler_type": "cosine",
     "max_grad_norm": 1.0, "num_train_epochs": 1.0, "optim": "adamw_torch", "per_device_train_batch_size": 16,
@@ -143,11 +157,23 @@ def generate(
     (store.folder / "declared.json").write_text(declared.model_dump_json(indent=2) + "\n", encoding="utf-8")
     made = _Study(spec, dict(arms), flavour, items, tuple(kinds)).records(trials)
     if compacted:
-        store.write_merged(made)
+        _write_merged(store, made)
     else:
         for record in made:
             store.write(record)
     return store
+
+
+def _write_merged(store: StudyStore, records: Iterable[Record]) -> None:
+    rows: dict[str, list[pa.Table]] = {table: [] for table in TABLES}
+    runs = []
+    for record in records:
+        runs.append((record.trial_id, record.attempt))
+        for table, some in rows_of(record).items():
+            rows[table].append(pa.Table.from_pylist(some, schema=SCHEMAS[table]))
+    for table, parts in rows.items():
+        whole = pa.concat_tables(parts) if parts else SCHEMAS[table].empty_table()
+        tables.write_merged(store.folder / table, whole, runs)
 
 
 def study(
@@ -317,7 +343,7 @@ class _Study:
             data={"cut": 0, "digest": "5074b3ea72a68248", "dropped": {}, "format": "messages",
                   "rows": {"train": 1600, "validation": trial.controls.data.validation_rows, "test": self.items},
                   "tokens": 50164} if ran else {},
-            adapter_path=f"adapters/{trial.id}" if done and trial.phase == "confirm" and trial.method != "full" else None,
+            adapter_path=f"adapters/{trial.id}" if trial.phase == "confirm" and "rank" in trial.params else None,
             log_path=f"logs/{trial.id}-1.log" if ran else None,
             forecast=self._forecast(trial, kind, memory, train),
         )  # fmt: skip
@@ -334,8 +360,8 @@ class _Study:
     def _environment(self) -> dict[str, Any]:
         gpus = [GPU] if self.flavour == "cuda" else []
         return {
-            "commit": "df5b3e0b83e2", "cores": 8, "cpu": "AMD EPYC", "cpu_capability": ["avx2", "avx512f"], "gpus": gpus,
-            "harness": "0.1.0", "memory_bytes": 67_430_000_000, "packages": PACKAGES, "python": "3.11.7",
+            "commit": "df5b3e0b83e2", "cores": 8, "cpu": "AMD EPYC", "cpu_capability": ["avx2", "avx512f"],
+            "gpus": gpus, "harness": "0.1.0", "memory_bytes": 67_430_000_000, "packages": PACKAGES, "python": "3.11.7",
             "system": "Linux x86_64", "variables": {"OMP_NUM_THREADS": "1"},
         }  # fmt: skip
 

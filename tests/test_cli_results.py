@@ -103,7 +103,7 @@ def test_an_empty_store_says_what_to_do(ask: Ask) -> None:
 
 def test_the_studies_are_listed(ask: Ask, fill: Fill) -> None:
     fill(question="Is it?")
-    assert json.loads(ask("show", "--json")[1]) == [{"study": "s", "runs": 9, "question": "Is it?"}]
+    assert json.loads(ask("show", "--json")[1]) == [{"study": "s", "runs": 9, "question": "Is it?", "origin": None}]
     assert "Is it?" in ask("show")[1]
 
 

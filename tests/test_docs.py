@@ -31,7 +31,7 @@ from harness.store import SCHEMAS, Store
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(p.read_text(encoding="utf-8") for p in PAGES)
-KINDS = ("methods", "quantization", "launchers", "trackers", "exporters")
+KINDS = ("methods", "quantization", "launchers", "trackers", "importers", "exporters")
 CELL = re.compile(r"^\| `([^`]+)`")
 
 

@@ -187,9 +187,10 @@ def test_results_of_a_newer_version_are_refused(store: StudyStore, make_record: 
 
 
 def test_a_broken_file_is_named(store: StudyStore, make_record: MakeRecord) -> None:
-    store.write(make_record())
-    (store.folder / "scores" / "broken-1.parquet").write_bytes(b"not parquet")
-    with pytest.raises(StoreError, match=r"scores/broken-1\.parquet: not a results file"):
+    record = make_record()
+    store.write(record)
+    (store.folder / "scores" / f"{record.trial_id}-1.parquet").write_bytes(b"not parquet")
+    with pytest.raises(StoreError, match=rf"scores/{record.trial_id}-1\.parquet: not a results file"):
         store.records()
 
 

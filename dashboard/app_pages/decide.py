@@ -1,5 +1,7 @@
 """Which configuration to use, and is the dear one worth it."""
 
+import json
+
 import streamlit as st
 
 from dashboard import shared
@@ -12,24 +14,24 @@ decision = view.decision
 st.header(decision.question or f"What {decision.study} says")
 st.caption(shared.plain(decide.caption(view.evidence, decision)))
 
-verdict = decide.verdict(decision)
 with st.container(border=True):
-    st.badge(verdict.badge, icon=verdict.icon, color=verdict.color)
-    st.text(verdict.sentence)
-    st.text(verdict.baseline_sentence)
+    for sentence in decide.verdict(decision):
+        st.badge(sentence.badge, icon=sentence.icon, color=sentence.color)
+        st.markdown(f"**{shared.plain(sentence.text)}**")
     for line in decision.recommendation.details:
-        st.text(line)
+        st.caption(shared.plain(line))
 
 figures = decide.figures(decision)
-if figures:
-    for column, figure in zip(st.columns(len(figures)), figures, strict=True):
-        column.metric(
-            figure.name, figure.value, figure.delta, delta_color=figure.color, border=True, height="stretch",
-            help=figure.help, delta_arrow="off",
-        )  # fmt: skip
+for column, figure in zip(st.columns(len(figures)) if figures else [], figures, strict=True):
+    column.metric(
+        figure.name, figure.value, figure.delta, delta_color=figure.color, delta_arrow="off",
+        delta_description=figure.against, help=figure.help, border=True, height="stretch",
+    )  # fmt: skip
 
 st.subheader("All configurations, ranked")
-chart = charts.ranked(decision)
+scored = sum(row.quality is not None for row in decision.rows)
+few = scored > decide.MANY and not st.toggle(f"Show all {scored}", key="decide_all", bind="query-params")
+chart = charts.ranked(decision, decide.MANY if few else None)
 if chart is None:
     st.text(f"No configuration has a score yet. Go on with: harness study {decision.study}")
 else:
@@ -42,7 +44,7 @@ st.dataframe(
 )  # fmt: skip
 
 st.subheader("What would settle the rest")
-lines = decision.to_settle or ["Nothing is open that more runs would settle."]
+lines = decision.to_settle or [decide.SETTLED]
 for line in lines:
     st.text(line)
 if decision.next_command:
@@ -51,3 +53,21 @@ if decision.next_command:
 if decision.held_back:
     st.subheader("Before you trust it")
     st.markdown("\n".join(f"- {shared.plain(line)}" for line in decision.held_back))
+
+st.subheader("Take it with you")
+with st.container(horizontal=True):
+    st.download_button(
+        "Decision (JSON)", json.dumps(decision.as_json(), indent=2), f"{decision.study}-decision.json",
+        "application/json", icon=":material/data_object:", on_click="ignore",
+    )  # fmt: skip
+    for name, about, content in decide.exported(view.evidence, decision):
+        st.download_button(name, content, name, icon=":material/download:", help=about, on_click="ignore")
+st.caption("A link to this view, with the limits in it:")
+st.code(shared.link(view), language=None, wrap_lines=True)
+if decision.chosen and decision.chosen.command:
+    st.caption(
+        shared.plain(
+            f"The run that was recommended, once more ({decision.chosen.arm}, trial {decision.chosen.trial_id}):"
+        )
+    )
+    st.code(decision.chosen.command, language=None, wrap_lines=True)

@@ -4,21 +4,32 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness import charts
-from harness.decision import Decision, limits_said
+from harness import charts, plugins
+from harness.configuration import of_arm
+from harness.decision import Decision, Row, limits_said
 from harness.summary import Evidence
 from harness.units import duration, money, size
 
+MANY = 20
+"""Of more configurations than this the best ones are drawn, with the baseline and the one to use."""
+
+LONG = 15
+"""Characters of a name that does not fit under a figure."""
+
+SETTLED = "Nothing is open that more runs would settle."
+
+ALIKE = 0.01
+"""Costs that differ by less are called the same."""
+
 
 @dataclass(frozen=True)
-class Verdict:
-    """The banner."""
+class Sentence:
+    """A sentence of the banner with what it comes to."""
 
     badge: str
     icon: str
     color: str
-    sentence: str
-    baseline_sentence: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -28,19 +39,26 @@ class Figure:
     name: str
     value: str
     delta: str | None
+    against: str | None
     color: str
     """`off` paints it grey: the interval covers zero, or there is none."""
     help: str
 
 
-def verdict(decision: Decision) -> Verdict:
+def verdict(decision: Decision) -> list[Sentence]:
+    """Is the baseline worth it, and what to use: the sentences of `harness recommend`, word for word."""
     found = decision.recommendation
-    badge, icon, color = {
+    worth = {
+        "yes": ("Worth it", ":material/check_circle:", "green"),
+        "no": ("Not worth it", ":material/cancel:", "blue"),
+        "not shown": ("Not shown", ":material/help:", "orange"),
+    }[found.worth]
+    use = {
         "shown": ("Shown", ":material/check_circle:", "green"),
-        "default": ("Not shown", ":material/help:", "orange"),
-        "none": ("No configuration fits", ":material/block:", "red"),
+        "default": ("Until more is known", ":material/hourglass_top:", "orange"),
+        "none": ("Nothing fits", ":material/block:", "red"),
     }[found.answer]
-    return Verdict(badge, icon, color, found.sentence, found.full_sentence)
+    return [Sentence(*worth, found.full_sentence), Sentence(*use, found.sentence)]
 
 
 def caption(evidence: Evidence, decision: Decision) -> str:
@@ -67,47 +85,57 @@ def figures(decision: Decision) -> list[Figure]:
         return []
     row = next(r for r in decision.rows if r.arm == chosen.arm)
     own = chosen.arm == decision.baseline
-    against = f"against {decision.baseline}"
+    against = f"against {decision.baseline if len(decision.baseline) < LONG else 'the baseline'}"
+    unit = None if chosen.difference is None else f"points {against}" if decision.percent else against
+    shown = charts.difference(chosen.difference, decision)
     return [
         Figure(
             f"Quality of {chosen.arm}",
-            charts.quality(row, decision).split(" [")[0],
-            "the baseline itself" if own else f"{charts.difference(chosen.difference, decision)} {against}",
+            charts.quality(row, decision).split(" [")[0].split(" (")[0],
+            None if own or chosen.difference is None else shown.replace(" points", ""),
+            unit if not own and chosen.difference else charts.quality(row, decision).partition(" % ")[2] or None,
             _quality_color(decision),
-            f"{charts.quality_title(decision)}, mean over {row.seeds} seeds: {charts.quality(row, decision)}. "
-            "Grey: the interval of the difference covers zero.",
+            f"{charts.quality_title(decision)}: {charts.quality(row, decision)}, {_seeds(row.seeds)}. Below: the "
+            "difference with its 95 % interval, grey where that covers zero.",
         ),
         Figure(
             "Peak memory",
             size(chosen.peak_bytes),
-            None if own else _times(chosen.peak_bytes, chosen.baseline_peak_bytes, against, "less", "more"),
-            _cost_color(chosen.peak_bytes, chosen.baseline_peak_bytes),
+            *_against(chosen.peak_bytes, chosen.baseline_peak_bytes, None if own else against),
             "Of a training step: what the allocator held on a GPU, tensors by kind on a CPU.",
         ),
         Figure(
             "Time of a run",
             "-" if chosen.seconds is None else duration(chosen.seconds),
-            None if own else _times(chosen.seconds, chosen.baseline_seconds, against, "less", "more"),
-            _cost_color(chosen.seconds, chosen.baseline_seconds),
-            "Wall clock of a whole run, evaluation included.",
+            *_against(chosen.seconds, chosen.baseline_seconds, None if own else against),
+            "Wall clock of a whole run, evaluation included, mean over seeds.",
         ),
-        Figure(
-            "Cost of a run",
-            cost(chosen.cost, decision),
-            None if own else _times(chosen.cost, chosen.baseline_cost, against, "less", "more"),
-            _cost_color(chosen.cost, chosen.baseline_cost),
-            "Hours of a run over the share of runs that succeed, times the price of an hour where there is one.",
-        ),
+        _money(decision, row, None if own else against),
     ]
+
+
+def _money(decision: Decision, row: Row, against: str | None) -> Figure:
+    """What a run costs where there is a price, else the time that finding the configuration took."""
+    chosen = decision.chosen
+    assert chosen is not None
+    if decision.per_hour is None:
+        words = "Tuning, confirmation and failures of this configuration here. A price per hour turns it into money."
+        included = "tuning not known" if decision.origin else "tuning included"
+        return Figure("Finding it took", duration(row.spent_seconds), None, included, "off", words)
+    words = "Hours of a run over the share of runs that succeed, times the price of an hour."
+    compared = _against(chosen.cost, chosen.baseline_cost, against)
+    return Figure("Cost of a run", money(row.cost, decision.currency), *compared, words)
 
 
 def reading(decision: Decision) -> str:
     """How to read the ranked chart."""
     band = f", the band the margin of {margin(decision)} around it" if decision.margin else ""
-    return (
-        f"Points are means, lines 95 % intervals of each one by itself. The dashed line is {decision.baseline}{band}. "
-        "Lines that overlap do not mean that two are alike: the verdict compares them item by item."
-    )
+    if any(row.spread == "items" for row in decision.rows):
+        alone = "dashed where there is one seed: over its items alone, noise between runs is not in them"
+    else:
+        alone = "lines that overlap do not mean that two are alike, for the verdict compares them item by item"
+    line = f"The upright line is {decision.baseline}{band}."
+    return f"Points are means, lines 95 % intervals of each one by itself; {alone}. {line}"
 
 
 def table(decision: Decision) -> pd.DataFrame:
@@ -124,7 +152,7 @@ def table(decision: Decision) -> pd.DataFrame:
                 "Verdict": "baseline" if row.arm == decision.baseline else (row.label or "not enough data"),
                 "Peak memory": size(row.peak_bytes),
                 "Time of a run": "-" if row.seconds is None else duration(row.seconds),
-                "Cost of a run": cost(row.cost, decision),
+                **({"Cost of a run": money(row.cost, decision.currency)} if decision.per_hour is not None else {}),
                 "Chance to be best": "-" if row.best_probability is None else f"{row.best_probability:.0%}",
             }
             for row in decision.rows
@@ -132,10 +160,19 @@ def table(decision: Decision) -> pd.DataFrame:
     )
 
 
-def cost(value: float | None, decision: Decision) -> str:
-    if value is None:
-        return "-"
-    return money(value, decision.currency) if decision.per_hour is not None else f"{value:.3g} h"
+def exported(evidence: Evidence, decision: Decision) -> list[tuple[str, str, str]]:
+    """The chosen configuration as files for other programs: name, what it is, content. Every exporter that there is."""
+    if decision.chosen is None:
+        return []
+    configuration = of_arm(evidence, decision.chosen.arm)
+    if configuration is None:
+        return []
+    exporters = [plugins.exporter(name) for name in plugins.names("exporters")]
+    return [(path, e.about, text) for e in exporters for path, text in e.files(configuration).items()]
+
+
+def _seeds(count: int) -> str:
+    return "one seed" if count == 1 else f"mean over {count} seeds"
 
 
 def _quality_color(decision: Decision) -> str:
@@ -145,17 +182,11 @@ def _quality_color(decision: Decision) -> str:
     return "normal" if decision.higher_is_better else "inverse"
 
 
-def _cost_color(value: float | None, baseline: float | None) -> str:
-    if value is None or not baseline or abs(value / baseline - 1) < 0.01:
-        return "off"
-    return "inverse"
-
-
-def _times(value: float | None, baseline: float | None, against: str, less: str, more: str) -> str | None:
-    """How much less or more than the baseline, in percent."""
-    if value is None or not baseline:
-        return None
+def _against(value: float | None, baseline: float | None, against: str | None) -> tuple[str | None, str | None, str]:
+    """How much less or more than the baseline in percent, in which words, in which colour."""
+    if value is None or not baseline or against is None:
+        return None, None, "off"
     share = value / baseline - 1
-    if abs(share) < 0.01:
-        return f"the same {against}"
-    return f"{'-' if share < 0 else '+'}{abs(share):.0%} {against}"
+    if abs(share) < ALIKE:
+        return "the same", against, "off"
+    return f"{share:+.0%}", against, "inverse"

@@ -30,7 +30,8 @@ def processor_of(spec: "StudySpec", study: str, gpu: str | None) -> "Processor":
 
 
 def records_of(spec: "StudySpec", store: Path) -> "list[Record]":
-    """Finished runs of studies on the same model, which may sharpen the forecast."""
+    """Finished runs of studies on the same model, which may sharpen the forecast. What was imported was timed otherwise
+    and is left out."""
     if not store.is_dir():
         return []
     from harness.errors import HarnessError
@@ -39,7 +40,8 @@ def records_of(spec: "StudySpec", store: Path) -> "list[Record]":
     found: list[Record] = []
     for path in sorted(store.glob("*/study.yaml")):
         try:
-            if load_study(path).controls.model == spec.controls.model:
+            known = load_study(path)
+            if known.origin is None and known.controls.model == spec.controls.model:
                 from harness.store import StudyStore
 
                 found += StudyStore(path.parent).records()

@@ -28,8 +28,9 @@ def render(summary: Summary) -> str:
     if summary.majority is not None:
         lines.append(f"always the most frequent answer: {summary.metric} {summary.majority:.3f}")
     lines.append("values: mean over fresh seeds ± half of the 95 % interval over seeds")
-    ledger = "; ".join(f"{r.arm} {r.search_trials} runs in {duration(r.search_seconds)}" for r in summary.arms)
-    lines.append(f"tuning ledger: {ledger}")
+    if any(row.search_trials for row in summary.arms):
+        ledger = "; ".join(f"{r.arm} {r.search_trials} runs in {duration(r.search_seconds)}" for r in summary.arms)
+        lines.append(f"tuning ledger: {ledger}")
     lines += ["", summary.sentence]
     lines += _pairs(summary)
     lines += [f"note: {c}" for c in summary.caveats]

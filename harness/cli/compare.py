@@ -8,9 +8,12 @@ import click
 from harness.cli._options import json_option, store_option
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from harness.compare import Verdict
+    from harness.record import Record
     from harness.spec import StudySpec
     from harness.store import StudyStore
     from harness.summary import ArmRow
@@ -83,7 +86,10 @@ def _found(one: "StudyStore", a: str, b: str, margin: float | None) -> dict[str,
             evidence.against(b, [a, b], margin) if first else evidence.on(name, b, [a, b], one, higher_is_better=better)
         )
         if name != "validation_loss" and found is not None and found.verdicts:
-            metrics.append(_metric(judged_scores(one, evidence.runs, name), name, found[a], better))
+            metric = _metric(judged_scores(one, evidence.runs, name), name, found[a], better)
+            if evidence.elsewhere:  # no outcomes per item to take means of
+                metric["means"] = _means(evidence.runs, name, (a, b))
+            metrics.append(metric)
     return {
         "study": spec.name,
         "a": a,
@@ -94,6 +100,13 @@ def _found(one: "StudyStore", a: str, b: str, margin: float | None) -> dict[str,
         "cost": {name: _cost(rows[name]) for name in (a, b)},
         "differs_in": _differences(spec, rows, a, b),
     }
+
+
+def _means(runs: "Sequence[Record]", metric: str, arms: tuple[str, str]) -> dict[str, float]:
+    from harness.summary import over_seeds
+
+    found = {arm: over_seeds([r for r in runs if r.trial.arm == arm], metric) for arm in arms}
+    return {arm: score.mean for arm, score in found.items() if score}
 
 
 def _metric(scores: "pd.DataFrame", name: str, verdict: "Verdict", better: bool) -> dict[str, Any]:
@@ -120,7 +133,7 @@ def _metric(scores: "pd.DataFrame", name: str, verdict: "Verdict", better: bool)
 
 def _flips(scores: "pd.DataFrame", a: str, b: str) -> dict[str, float] | None:
     """Shares of seed and item pairs that both, one or none got right; None for scores that are not 0 or 1."""
-    if not scores["score"].isin([0, 1]).all():
+    if scores.empty or not scores["score"].isin([0, 1]).all():
         return None
     wide = scores.pivot_table(index=["seed", "example_id"], columns="arm", values="score").dropna()
     right_a, right_b = wide[a] == 1, wide[b] == 1
@@ -187,7 +200,8 @@ def _text(found: dict[str, Any], a: str, b: str) -> str:
     )
     if found["exploratory"]:
         lines.append("exploratory: decided after the study began, so its error rate is not the promised one")
-    lines.append(f"tuned with    {cost[a]['search_trials']} | {cost[b]['search_trials']} trials")
+    if any(cost[x]["search_trials"] for x in (a, b)):
+        lines.append(f"tuned with    {cost[a]['search_trials']} | {cost[b]['search_trials']} trials")
     return "\n".join(lines)
 
 

@@ -34,6 +34,8 @@ def command(port: int | None, opens: bool | None, store: Path) -> int:
             "pip install 'finetune-harness[dashboard]'",
         )
     opens = sys.stderr.isatty() if opens is None else opens
+    if port is not None and _taken(port):
+        raise NotReady(f"port {port} is taken", "harness dashboard    # finds a free one")
     listening = port or _free(8501)
     settings = {
         "server.address": "127.0.0.1",
@@ -64,12 +66,16 @@ def _free(first: int) -> int:
     Raises:
         NotReady: none of twenty is free.
     """
-    import socket
-
     from harness.errors import NotReady
 
     for port in range(first, first + 20):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
+        if not _taken(port):
+            return port
     raise NotReady(f"ports {first} to {first + 19} are taken", "harness dashboard --port N")
+
+
+def _taken(port: int) -> bool:
+    import socket
+
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -51,7 +51,7 @@ def command(ctx: click.Context, study: str | None, run: bool, store: Path, as_js
     if as_json and not run:
         click.echo(json.dumps(answer, indent=2))
     elif not run:
-        click.echo(_text(found, left, line if left or overrides else None))
+        click.echo(_text(found, left, line if left or overrides else None, evidence.elsewhere))
     if not run:
         return 0
     if not left and not overrides:
@@ -76,7 +76,7 @@ def _again(spec: "StudySpec", found: "Recommendation") -> list[str]:
     return overrides + [f"arms.{arm}=null" for arm in spec.arms if arm not in open_]
 
 
-def _text(found: "Recommendation", left: list[int], line: str | None) -> str:
+def _text(found: "Recommendation", left: list[int], line: str | None, elsewhere: str | None) -> str:
     lines = [
         f"{s.arm}: {s.seeds} seeds per arm on {s.items} items bring a verdict with a chance of {s.chance:.0%}: "
         f"{s.runs} more runs, {s.hours:.2f} h" + (f", {s.cost:.2f} in money" if s.cost is not None else "")
@@ -92,5 +92,8 @@ def _text(found: "Recommendation", left: list[int], line: str | None) -> str:
         )
     if left:
         lines.append(f"declared looks left: {', '.join(map(str, left))} seeds")
-    lines.append(f"run: {line}" if line else "nothing is open that more runs would settle")
+    if elsewhere and not line:
+        lines.append(f"nothing to run here: {elsewhere}")
+    else:
+        lines.append(f"run: {line}" if line else "nothing is open that more runs would settle")
     return "\n".join(lines)

@@ -34,7 +34,11 @@ def command(study: str | None, runs: bool, store: Path, as_json: bool) -> None:
         elif not listing:
             click.echo(f"no studies in {store}; make one: harness study tiny-methods --store {store}")
         else:
-            click.echo(table(["study", "runs", "question"], [[str(v) for v in row.values()] for row in listing]))
+            columns = ["study", "runs", "question"]
+            click.echo(table(columns, [[str(row[c]) for c in columns] for row in listing]))
+            for row in listing:
+                if row["origin"]:
+                    click.echo(f"note: {row['study']} holds results of {row['origin']}, made elsewhere")
         return
     one = results.study(study)
     if runs:
@@ -50,7 +54,9 @@ def command(study: str | None, runs: bool, store: Path, as_json: bool) -> None:
 
 def _listed(store: "Store", name: str) -> dict[str, object]:
     one = store.study(name)
-    return {"study": name, "runs": len(one.records()), "question": one.spec().question}
+    spec = one.spec()
+    origin = spec.origin.tool if spec.origin else None
+    return {"study": name, "runs": len(one.records()), "question": spec.question, "origin": origin}
 
 
 def _runs(records: "Sequence[Record]") -> list[dict[str, object]]:

@@ -86,6 +86,7 @@ def command(
         return 130
     if trackers:
         _complete_view(results.study(spec.name), trackers["wandb"])
+    _compact(results.study(spec.name))
     summary = summarise(results.study(spec.name))
     if as_json:
         click.echo(json.dumps(summary.as_json(), indent=2))
@@ -103,6 +104,21 @@ def command(
     how = "with the same command" if all(r.status == "killed" for r in outcome.failed) else "with --retry-failed"
     click.echo(f"run them again {how} once the cause is mended", err=True)
     return 3
+
+
+def _compact(store: "StudyStore") -> None:
+    """Merge the files of a long study, which would read slowly."""
+    from harness.cli.compact import MANY, compact
+    from harness.errors import StoreError
+
+    if store.files() <= MANY:
+        return
+    try:
+        done = compact(store)
+    except StoreError as error:  # another command went on with the study; nothing depends on it
+        click.echo(f"warning: not compacted: {error.message}", err=True)
+        return
+    click.echo(f"{done.did.runs} runs merged into one file per table, which read faster", err=True)
 
 
 def _bits(store: "StudyStore", spec: "StudySpec") -> None:

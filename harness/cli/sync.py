@@ -54,6 +54,8 @@ def command(study: str | None, dry_run: bool, store: Path, as_json: bool) -> Non
         raise PluginError("harness.trackers.wandb needs 'wandb'", "pip install 'finetune-harness[wandb]'")
     results = Store(store)
     studies = [results.study(name) for name in ([study] if study else results.studies())]
+    if study is None:  # what others have published is sent when it is asked for by name
+        studies = [s for s in studies if s.spec().origin is None]
     waiting = {s.folder.name: look(s, os.environ, write=not dry_run) for s in studies}
     ready = [Path(path) for found in waiting.values() for path in found.ready]
     if dry_run or not ready:

@@ -271,9 +271,9 @@ def _summary(record: Record) -> dict[str, Any]:
 
 
 def _step(row: Mapping[Hashable, Any]) -> Step:
-    """A row of the table `steps`, where a grad_norm that was not measured reads as NaN."""
-    values = {k: row[k] for k in Step.model_fields}
-    return Step.model_validate(values | {"grad_norm": None if pd.isna(row["grad_norm"]) else row["grad_norm"]})
+    """A row of the table `steps`, where what was not measured reads as NaN."""
+    optional = {k for k, field in Step.model_fields.items() if not field.is_required()}
+    return Step.model_validate({k: None if k in optional and pd.isna(row[k]) else row[k] for k in Step.model_fields})
 
 
 def _seconds_before_training(record: Record) -> float:
