@@ -46,7 +46,7 @@ def controls() -> None:
     """
     names = Store(root()).studies()
     with st.sidebar:
-        _forget_unknown("study", names)
+        forget_unknown("study", names)
         st.selectbox("Study", names, index=names.index(_latest(names)), key="study", bind="query-params")
         view_of = opened(str(st.session_state["study"]))
         spec = view_of.spec()
@@ -59,7 +59,7 @@ def controls() -> None:
         records = _evidence(str(view_of.folder), view_of.version(), None).records
         own = primary_metric(spec, records)
         known = list(dict.fromkeys([own, *metrics(records)]))
-        _forget_unknown("metric", known)
+        forget_unknown("metric", known)
         st.selectbox("Metric", known, key="metric", bind="query-params", format_func=lambda m: m.replace("/", " "))
         declared = spec.objective.margin if st.session_state["metric"] == own else 0.0
         _number("margin", "Margin", "Differences up to this do not matter, in units of the metric.", declared)
@@ -128,6 +128,12 @@ def failed(error: HarnessError) -> None:
         st.code(error.remedy, language=None, wrap_lines=True)
 
 
+def forget_unknown(key: str, known: list[str]) -> None:
+    """A choice that another study had is none of this one."""
+    if st.session_state.get(key) not in {None, *known}:
+        del st.session_state[key]
+
+
 def plain(text: str) -> str:
     """Text for a Markdown element, shown as it is."""
     for sign in "\\`*_[]$~<>#:":
@@ -172,9 +178,3 @@ def _latest(names: list[str]) -> str:
 
 def _number(key: str, label: str, words: str, value: float | None = None) -> None:
     st.number_input(label, min_value=0.0, value=value, key=key, bind="query-params", help=words, format="%g", step=None)
-
-
-def _forget_unknown(key: str, known: list[str]) -> None:
-    """A choice that another study had is none of this one."""
-    if st.session_state.get(key) not in {None, *known}:
-        del st.session_state[key]

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import shared
-from dashboard.views import search
+from dashboard.views import search, search_charts
 from harness.summary import Evidence, Summary
 
 
@@ -18,7 +18,8 @@ def several(found: search.Tuning) -> list[str]:
     known = search.series_of(found)
     if len(known) < 2:
         return known
-    shared.forget_unknown_of_many("search_shown", known)
+    if not set(st.session_state.get("search_shown") or ()) <= set(known):  # of another study
+        del st.session_state["search_shown"]
     picked = st.multiselect(
         "Configurations", known, default=known[: search.SERIES], key="search_shown", max_selections=search.SERIES,
         bind="query-params", help="Shown in the two charts below; empty: all of them.",
@@ -35,14 +36,14 @@ def charts(found: search.Tuning) -> None:
     if not chosen:
         st.text("No tuning trial was completed, so there is no loss to draw. The ledger above says how they ended.")
         return
-    st.altair_chart(search.history(frame, order), alt=search.history_alt(frame))
+    st.altair_chart(search_charts.history(frame, order), alt=search.history_alt(frame))
     st.caption(
         "Points are tuning trials, one seed each; lines are the lowest loss so far. Tuning minimises the loss on the "
         "validation rows and sees neither test rows nor tasks."
     )
 
     st.subheader("Learning rates")
-    st.altair_chart(search.rates(frame, chosen, order), alt=search.rates_alt(chosen))
+    st.altair_chart(search_charts.rates(frame, chosen, order), alt=search.rates_alt(chosen))
     st.caption(
         "Rings mark the best learning rate of each configuration; bars are the range over its confirmed runs on the "
         "same rows, on fresh seeds. “edge”: the best is the lowest or highest that was tried."
@@ -62,19 +63,17 @@ def others(found: search.Tuning, evidence: Evidence) -> None:
     shared.forget_unknown("search_arm", arms)
     arm = st.selectbox("Configuration", arms, key="search_arm", bind="query-params")
     frame = found.params[arm]
-    drawn = search.slices(frame, evidence.spec, arm)
+    drawn = search_charts.slices(frame, evidence.spec, arm)
     for start in range(0, len(drawn), 2):
         for column, (name, chart) in zip(st.columns(2), drawn[start : start + 2], strict=False):
             column.altair_chart(chart, alt=f"Validation loss of {arm} against its {name}, the best trial as a diamond")
     st.caption(f"{len(frame)} completed trials, one seed each. The diamond is the best of them.")
     if len(drawn) >= search.LEAST_VARYING:
         st.altair_chart(
-            search.parallel(frame, evidence.spec, arm),
+            search_charts.parallel(frame, evidence.spec, arm),
             alt=f"Parameters of the tuning trials of {arm} beside their loss; the best trial is the thick line",
         )
-        few = (
-            f"The {search.LINES} with the lowest loss of {len(frame)} trials" if len(frame) > search.LINES else "Trials"
-        )
+        few = f"The best {search_charts.LINES} of {len(frame)} trials" if len(frame) > search_charts.LINES else "Trials"
         st.caption(f"{few} as lines over their parameters; the thick one is the best.")
     st.markdown("**Importance**")
     table = search.importance(frame)
@@ -82,7 +81,7 @@ def others(found: search.Tuning, evidence: Evidence) -> None:
         st.text(search.missing(frame))
         return
     st.altair_chart(
-        search.importance_chart(table),
+        search_charts.importance_chart(table),
         alt=f"{table['Parameter'][0]} explains most of the loss of {arm}: {table['Share'][0]:.0%}",
     )
     st.caption(

@@ -5,14 +5,11 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import altair as alt
 import numpy as np
 import pandas as pd
 
 from harness import serving
-from harness.charts import Chart
 from harness.record import OBJECTIVE, Record, Status, confirmations, outcomes
 from harness.spec import StudySpec
 from harness.store import StudyStore
@@ -33,8 +30,6 @@ ENDED: dict[Status, str] = {
     "failed": "Failed",
 }
 """How runs end, as tables and legends name it, in their order."""
-LOST_SHAPES = ("cross", "triangle-down", "triangle-up", "wedge", "square", "arrow", "stroke")
-"""Of the ends without a score, in the same order."""
 
 PHASES: dict[Phase, str] = {
     "baseline": "Base before training",
@@ -44,22 +39,12 @@ PHASES: dict[Phase, str] = {
     "speed": "Speed of answers",
 }
 
-LOG_FROM = 20
-"""A loss whose largest value is so many times the smallest is drawn on a logarithmic scale."""
-CONNECTED = 40
-"""Learning rates of a configuration up to which they are joined by a line."""
-MANY = 500
-"""Points from which they are drawn small and pale."""
-LINES = 200
-"""Trials that parallel coordinates draw: the ones with the lowest loss."""
 LEAST_TRIALS, LEAST_VARYING = 8, 2
 """Completed trials and varying parameters from which importances are computed."""
 PER_GROUP, MOST_GROUPS = 4, 5
 """Trials in a group of values of a parameter at least, and groups at most."""
 
-SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "triangle-left", "cross"]
-DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 2], [3, 1], [1, 3]]
-SERIES = len(SHAPES)
+SERIES = 8
 """Series that one chart can tell apart."""
 
 
@@ -315,18 +300,19 @@ def chosen(spec: StudySpec, frame: pd.DataFrame, confirmed: Sequence[Record]) ->
         done = mine[mine["loss"].notna() & mine["rate"].notna()]
         if done.empty:
             continue
-        best = done.loc[done["loss"].idxmin()]
-        rates = sorted(set(done["rate"]))
+        losses, tried_rates = done["loss"].to_numpy(dtype=float), done["rate"].to_numpy(dtype=float)
+        at = int(losses.argmin())
+        rate, rates = float(tried_rates[at]), sorted(set(tried_rates.tolist()))
         runs = [r for r in confirmed if r.trial.arm == arm and r.trial.tuning == k]
         found.append(
             Chosen(
                 series=str(series),
-                rate=float(best["rate"]),
-                loss=float(best["loss"]),
+                rate=rate,
+                loss=float(losses[at]),
                 lowest=rates[0],
                 highest=rates[-1],
                 rates=len(rates),
-                edge=RATE in spec.arms[str(arm)].search and len(rates) > 1 and best["rate"] in (rates[0], rates[-1]),
+                edge=RATE in spec.arms[str(arm)].search and len(rates) > 1 and rate in (rates[0], rates[-1]),
                 confirmed=[loss for r in runs if (loss := _loss(r)) == loss],
             )
         )
@@ -403,7 +389,7 @@ def _details(found: Tuning, *, equal: bool) -> list[str]:
     details = []
     if not equal:
         details.append(
-            "No verdict is given on unequal budgets: an arm that was tuned more can look better for that alone."
+            "There is no verdict on unequal budgets: an arm that was tuned more can look better for that alone."
         )
     if said:
         details.append(f"Of the tuning trials {_listed(said)}. Each counts as a trial of its budget.")
@@ -427,18 +413,7 @@ def ledger(found: Tuning) -> pd.DataFrame:
     """What each configuration was given, and the sum over everything in the trial log."""
     rows = [*found.accounts, *found.others]
     present = [status for status in ENDED if any(a.statuses.get(status) for a in rows)]
-    total = Account(
-        "All",
-        *(
-            sum(getattr(a, name) for a in rows)
-            for name in ("tuned", "tuning_planned", "confirmed", "confirmed_planned")
-        ),
-        statuses={s: sum(a.statuses.get(s, 0) for a in rows) for s in present},
-        **{
-            name: sum(getattr(a, name) for a in rows) for name in ("tuning_seconds", "confirm_seconds", "other_seconds")
-        },
-    )
-    shown = [*rows, total]
+    shown = [*rows, _total(rows)]
     other = any(a.other_seconds for a in rows)
     return pd.DataFrame(
         [
@@ -455,6 +430,20 @@ def ledger(found: Tuning) -> pd.DataFrame:
             }
             for a in shown
         ]
+    )
+
+
+def _total(rows: Sequence[Account]) -> Account:
+    return Account(
+        name="All",
+        tuned=sum(a.tuned for a in rows),
+        tuning_planned=sum(a.tuning_planned for a in rows),
+        confirmed=sum(a.confirmed for a in rows),
+        confirmed_planned=sum(a.confirmed_planned for a in rows),
+        statuses={s: n for s in ENDED if (n := sum(a.statuses.get(s, 0) for a in rows))},
+        tuning_seconds=sum(a.tuning_seconds for a in rows),
+        confirm_seconds=sum(a.confirm_seconds for a in rows),
+        other_seconds=sum(a.other_seconds for a in rows),
     )
 
 
@@ -489,124 +478,6 @@ def series_of(found: Tuning) -> list[str]:
     return list(places["series"])
 
 
-def history(frame: pd.DataFrame, order: Sequence[str]) -> Chart:
-    """Validation loss over the trials of each tuning, and the lowest so far as a step line."""
-    done = frame[frame["loss"].notna()]
-    improved = frame["best"].ne(frame.groupby("series")["best"].shift())
-    last = frame.groupby("series")["number"].transform("max") == frame["number"]
-    steps = frame[frame["best"].notna() & (improved | last)]
-    x = alt.X("number:Q", title="Tuning trial", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False))
-    tips = _tips()
-    color, shape, dash = _by_series(order)
-    y = _loss_axis("loss", done["loss"])
-    line = (
-        alt.Chart(steps)
-        .mark_line(interpolate="step-after", strokeWidth=2)
-        .encode(x=x, y=_loss_axis("best", done["loss"]), color=color, strokeDash=dash)
-    )
-    points = _points(done).encode(x=x, y=y, color=color, shape=shape, tooltip=tips)
-    return _with_lost([line, points], frame, x, color, tips)
-
-
-def rates(frame: pd.DataFrame, found: Sequence[Chosen], order: Sequence[str]) -> Chart:
-    """Validation loss against the learning rate; the chosen one marked, with the spread of its confirmed runs."""
-    done = frame[frame["loss"].notna() & (frame["rate"] > 0)]
-    x = alt.X("rate:Q", title="Learning rate", scale=alt.Scale(type="log", nice=False, padding=24), axis=_log_axis())
-    color, shape, dash = _by_series(order)
-    few = done.groupby("series")["rate"].transform("nunique") <= CONNECTED
-    line = (
-        alt.Chart(done[few].sort_values(["series", "rate"]))
-        .mark_line(strokeWidth=1.5, opacity=0.8)
-        .encode(x=x, y=_loss_axis("loss", done["loss"]), color=color, strokeDash=dash)
-    )
-    tips = _tips()
-    points = _points(done).encode(x=x, y=_loss_axis("loss", done["loss"]), color=color, shape=shape, tooltip=tips)
-    spots = pd.DataFrame(
-        [
-            {
-                "series": c.series, "rate": c.rate, "loss": c.loss, "flag": "edge" if c.edge else "",
-                "low": min(c.confirmed, default=math.nan), "high": max(c.confirmed, default=math.nan),
-            }
-            for c in found
-            if c.series in order and c.rate > 0
-        ],
-        columns=["series", "rate", "loss", "flag", "low", "high"],
-    )  # fmt: skip
-    ring = (
-        alt.Chart(spots)
-        .mark_point(shape="circle", size=260, filled=False, strokeWidth=2.5, opacity=1)
-        .encode(x=x, y=_loss_axis("loss", done["loss"]), color=color, tooltip=[*tips[:1], *tips[2:4]])
-    )
-    spread = (
-        alt.Chart(spots[spots["low"].notna()])
-        .mark_errorbar(ticks=True, thickness=2)
-        .encode(x=x, y=_loss_axis("low", done["loss"]), y2="high:Q", color=color)
-    )
-    flag = (
-        alt.Chart(spots[spots["flag"] != ""])
-        .mark_text(dy=-18, fontWeight="bold")
-        .encode(x=x, y=_loss_axis("loss", done["loss"]), text="flag:N", color=color)
-    )
-    return _with_lost([line, spread, points, ring, flag], frame[frame["rate"] > 0], x, color, tips)
-
-
-def _with_lost(layers: list[Any], frame: pd.DataFrame, x: alt.X, color: alt.Color, tips: list[alt.Tooltip]) -> Chart:
-    """Layers with the trials that left no score as marks at the upper edge, by how they ended."""
-    lost = frame[frame["loss"].isna()]
-    if len(lost):
-        names = [name for name in ENDED.values() if name != "Completed"]
-        present = [name for name in names if name in set(lost["ended"])]
-        legend = alt.Legend(title="No score, at the upper edge", orient="top", values=present, columns=2)
-        shape = alt.Shape("ended:N", scale=alt.Scale(domain=names, range=list(LOST_SHAPES)), legend=legend)
-        marks = alt.Chart(lost).mark_point(size=60, strokeWidth=1.5, opacity=0.9)
-        layers.append(marks.encode(x=x, y=alt.value(4), color=color, shape=shape, tooltip=[tips[0], *tips[2:]]))
-    return alt.layer(*layers).resolve_scale(shape="independent").properties(height=400)
-
-
-def _points(done: pd.DataFrame) -> alt.Chart:
-    many = len(done) > MANY
-    return alt.Chart(done).mark_point(filled=True, size=14 if many else 60, opacity=0.35 if many else 0.9)
-
-
-def _by_series(order: Sequence[str]) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
-    """Colour, shape and dash of a tuning, with one legend for all three."""
-    domain = list(order)
-    legend = alt.Legend(title=None, orient="top", columns=2, symbolStrokeWidth=2, labelLimit=170)
-    n = max(len(domain), 1)
-    return (
-        alt.Color("series:N", scale=alt.Scale(domain=domain), legend=legend),
-        alt.Shape("series:N", scale=alt.Scale(domain=domain, range=(SHAPES * n)[:n]), legend=legend),
-        alt.StrokeDash("series:N", scale=alt.Scale(domain=domain, range=(DASHES * n)[:n]), legend=None),
-    )
-
-
-def _tips() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("series:N", title="Configuration"),
-        alt.Tooltip("number:Q", title="Tuning trial"),
-        alt.Tooltip("loss:Q", title="Validation loss (nats per token)", format=".4~f"),
-        alt.Tooltip("rate:Q", title="Learning rate", format=".3~g"),
-        alt.Tooltip("ended:N", title="Ended"),
-        alt.Tooltip("id:N", title="Trial"),
-    ]
-
-
-def _loss_axis(field: str, losses: pd.Series) -> alt.Y:
-    title = "Validation loss (nats per token)"
-    if is_wide(losses):
-        return alt.Y(f"{field}:Q", title=f"{title}, log", scale=alt.Scale(type="log", padding=14), axis=_log_axis())
-    return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False, padding=14))
-
-
-def _log_axis() -> alt.Axis:
-    return alt.Axis(format="~g", tickCount=6, labelOverlap=True)
-
-
-def is_wide(losses: pd.Series) -> bool:
-    """Whether losses need a logarithmic scale."""
-    return len(losses) > 0 and losses.min() > 0 and bool(losses.max() / losses.min() > LOG_FROM)
-
-
 def history_alt(frame: pd.DataFrame) -> str:
     """What the history shows, in a sentence."""
     ends = frame.groupby("series", sort=False)["best"].last().dropna()
@@ -621,7 +492,8 @@ def history_alt(frame: pd.DataFrame) -> str:
 
 def _found_late(mine: pd.DataFrame) -> bool:
     """Whether the best trial is among the last quarter: then more trials may find a better one."""
-    return len(mine) >= 4 and float(mine.loc[mine["loss"].idxmin(), "number"]) > 0.75 * float(mine["number"].max())
+    at, losses = mine["number"].to_numpy(dtype=float), mine["loss"].to_numpy(dtype=float)
+    return len(at) >= 4 and bool(at[int(np.nanargmin(losses))] > 0.75 * at.max())
 
 
 def rates_alt(found: Sequence[Chosen]) -> str:
@@ -659,109 +531,13 @@ def others_of(found: Tuning) -> list[str]:
     return [name for name, frame in found.params.items() if set(frame.columns) - {"loss", RATE}]
 
 
-def slices(frame: pd.DataFrame, spec: StudySpec, arm: str) -> list[tuple[str, Chart]]:
-    """Validation loss against each parameter that varies, by its name."""
-    return [(said(name), _slice(frame, name, spec, arm)) for name in frame.columns if name != "loss"]
-
-
 def said(parameter: str) -> str:
     """A parameter's name as a reader sees it."""
     return parameter.replace("_", " ")
 
 
-def _slice(frame: pd.DataFrame, name: str, spec: StudySpec, arm: str) -> Chart:
-    plain = pd.DataFrame({"value": frame[name], "loss": frame["loss"], "best": frame["loss"] == frame["loss"].min()})
-    if is_number(frame[name]):
-        log = _is_log(frame[name], spec, arm, name)
-        scale = alt.Scale(type="log" if log else "linear", zero=False, padding=12, nice=False)
-        x = alt.X("value:Q", title=said(name), scale=scale, axis=alt.Axis(format="~g", tickCount=5, labelOverlap=True))
-        tip = alt.Tooltip("value:Q", title=said(name), format=".3~g")
-    else:
-        plain["value"] = plain["value"].astype(str)
-        x = alt.X("value:N", title=said(name), axis=alt.Axis(labelAngle=0))
-        tip = alt.Tooltip("value:N", title=said(name))
-    y = _loss_axis("loss", frame["loss"])
-    tips = [tip, alt.Tooltip("loss:Q", title="Validation loss (nats per token)", format=".4~f")]
-    base = alt.Chart(plain).encode(x=x, y=y, tooltip=tips)
-    many = len(plain) > MANY
-    points = base.mark_point(filled=True, size=14 if many else 50, opacity=0.35 if many else 0.7)
-    best = base.transform_filter("datum.best").mark_point(shape="diamond", size=240, strokeWidth=2.5, opacity=1)
-    return alt.layer(points, best).properties(height=230)
-
-
 def is_number(values: pd.Series) -> bool:
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-
-
-def _is_log(values: pd.Series, spec: StudySpec, arm: str, name: str) -> bool:
-    space = spec.arms[arm].search.get(name)
-    return bool(space is not None and space.log and values.min() > 0)
-
-
-def parallel(frame: pd.DataFrame, spec: StudySpec, arm: str) -> Chart:
-    """Every completed trial as a line over its parameters and its loss; the best of all is thick."""
-    kept = frame.nsmallest(LINES, "loss").reset_index(drop=True)
-    names = [c for c in frame.columns if c != "loss"] + ["loss"]
-    long, ends = [], []
-    for name in names:
-        title = "validation loss" if name == "loss" else said(name)
-        places, labels = _places(kept[name], log=name != "loss" and _is_log(kept[name], spec, arm, name))
-        texts = [_value(v) for v in kept[name]]
-        long += [
-            {"trial": i, "axis": title, "place": place, "value": text, "loss": loss, "best": i == 0}
-            for i, (place, text, loss) in enumerate(zip(places, texts, kept["loss"], strict=True))
-        ]
-        ends += [{"axis": title, "place": place, "label": text} for place, text in labels]
-    order = [row["axis"] for row in long[:: len(kept)]]
-    x = alt.X("axis:N", sort=order, title=None, scale=alt.Scale(type="point", padding=0.4), axis=_upright())
-    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[-0.06, 1.06]))
-    color = alt.Color(
-        "loss:Q", title="Validation loss (nats per token)", scale=alt.Scale(reverse=True),
-        legend=alt.Legend(orient="top", gradientLength=180, format="~g"),
-    )  # fmt: skip
-    tips = [
-        alt.Tooltip("axis:N", title="Parameter"),
-        alt.Tooltip("value:N", title="Value"),
-        alt.Tooltip("loss:Q", title="Validation loss (nats per token)", format=".4~f"),
-    ]
-    lines = (
-        alt.Chart(pd.DataFrame(long))
-        .mark_line(point=alt.OverlayMarkDef(size=18))
-        .encode(
-            x=x, y=y, color=color, detail="trial:N", tooltip=tips,
-            strokeWidth=alt.condition("datum.best", alt.value(4), alt.value(1.2)),
-            opacity=alt.condition("datum.best", alt.value(1), alt.value(0.55)),
-        )
-    )  # fmt: skip
-    words = (
-        alt.Chart(pd.DataFrame(ends))
-        .mark_text(align="left", dx=7, color="gray", fontSize=11)
-        .encode(x=x, y=y, text="label:N")
-    )
-    return alt.layer(lines, words).properties(height=380)
-
-
-def _upright() -> alt.Axis:
-    return alt.Axis(labelAngle=0, labelLimit=110, labelOverlap=False, grid=True, domain=False, ticks=False)
-
-
-def _places(values: pd.Series, *, log: bool) -> tuple[list[float], list[tuple[float, str]]]:
-    """Values between 0 and 1 along an axis, and what stands at which place of it."""
-    if is_number(values):
-        plain = np.log(values.astype(float)) if log else values.astype(float)
-        low, high = float(plain.min()), float(plain.max())
-        places = [(float(v) - low) / (high - low) if high > low else 0.5 for v in plain]
-        return places, [
-            (0.0 if high > low else 0.5, _value(values.min())),
-            *([(1.0, _value(values.max()))] * (high > low)),
-        ]
-    kinds = sorted({str(v) for v in values})
-    at = {kind: i / (len(kinds) - 1) if len(kinds) > 1 else 0.5 for i, kind in enumerate(kinds)}
-    return [at[str(v)] for v in values], [(place, kind) for kind, place in at.items()]
-
-
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)
 
 
 def importance(frame: pd.DataFrame) -> pd.DataFrame | None:
@@ -785,9 +561,7 @@ def missing(frame: pd.DataFrame) -> str | None:
     """What importances lack, in words; None when nothing."""
     trials, names = len(frame), len(frame.columns) - 1
     if names < LEAST_VARYING:
-        return (
-            f"Importances need {LEAST_VARYING} parameters that vary; here {'only one does' if names else 'none does'}."
-        )
+        return f"Importances need {LEAST_VARYING} parameters that vary, and {'one does' if names else 'none does'}."
     if trials < LEAST_TRIALS:
         return f"Importances need {LEAST_TRIALS} completed trials of a configuration; here are {trials}."
     return None
@@ -809,13 +583,3 @@ def _groups(values: pd.Series) -> pd.Series:
     if not is_number(values) or values.nunique() <= most:
         return values.astype(str)
     return pd.Series(np.floor((values.rank(method="average") - 0.5) / len(values) * most), index=values.index)
-
-
-def importance_chart(table: pd.DataFrame) -> Chart:
-    shown = table.assign(share=table["Share"] * 100, text=[f"{v:.0%}" for v in table["Share"]])
-    y = alt.Y("Parameter:N", sort=None, title=None, axis=alt.Axis(labelOverlap=False, labelLimit=160))
-    x = alt.X("share:Q", title="Share of the loss's ranks explained (%)", scale=alt.Scale(domain=[0, 100]))
-    base = alt.Chart(shown).encode(y=y, x=x)
-    return alt.layer(base.mark_bar(height=14), base.mark_text(align="left", dx=5).encode(text="text:N")).properties(
-        height=alt.Step(28)
-    )
