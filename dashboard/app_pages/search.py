@@ -36,21 +36,27 @@ def charts(found: search.Tuning) -> None:
     if not chosen:
         st.text("No tuning trial was completed, so there is no loss to draw. The ledger above says how they ended.")
         return
-    st.altair_chart(search_charts.history(frame, order), alt=search.history_alt(frame))
-    st.caption(
-        "Points are tuning trials, one seed each; lines are the lowest loss so far. Tuning minimises the loss on the "
-        "validation rows and sees neither test rows nor tasks."
-    )
+    if frame["number"].max() > 1:
+        st.altair_chart(search_charts.history(frame, order), alt=search.history_alt(frame))
+        st.caption(
+            "Points are tuning trials, one seed each; lines are the lowest loss so far. Tuning minimises the loss on "
+            f"the validation rows and sees neither test rows nor tasks. {search_charts.signs(frame)}"
+        )
+    else:
+        st.text("One tuning trial each: there is no history to draw.")
 
     st.subheader("Learning rates")
-    st.altair_chart(search_charts.rates(frame, chosen, order), alt=search.rates_alt(chosen))
-    st.caption(
-        "Rings mark the best learning rate of each configuration; bars are the range over its confirmed runs on the "
-        "same rows, on fresh seeds. “edge”: the best is the lowest or highest that was tried."
-    )
+    if any(c.rates > 1 for c in chosen):
+        st.altair_chart(search_charts.rates(frame, chosen, order), alt=search.rates_alt(chosen))
+        st.caption(
+            "Rings mark the best learning rate of each configuration; bars are the range over its confirmed runs on "
+            "the same rows, on fresh seeds. “edge”: the best is the lowest or highest that was tried."
+        )
+    else:
+        st.text("One learning rate each: there is no curve to draw.")
     st.dataframe(
         search.rates_table(chosen), hide_index=True, alt=search.rates_alt(chosen),
-        column_config={"Configuration": st.column_config.TextColumn(pinned=True)},
+        column_config={"Configuration": st.column_config.TextColumn(pinned=True, width="medium")},
     )  # fmt: skip
 
 
@@ -109,7 +115,7 @@ if command:
 st.subheader("Budget of each configuration")
 st.dataframe(
     search.ledger(found), hide_index=True, alt=f"Budget ledger: {banner.sentence}",
-    column_config={"Configuration": st.column_config.TextColumn(pinned=True)},
+    column_config={"Configuration": st.column_config.TextColumn(pinned=True, width="medium")},
 )  # fmt: skip
 st.caption(
     "Every run of the trial log is counted once, at its latest attempt. A run without room for its micro-batch goes on "
@@ -120,7 +126,7 @@ st.subheader("Progress of the whole study")
 if found.progress:
     st.dataframe(
         search.progress_table(found), hide_index=True, alt="Runs done of those planned, by phase of the study",
-        column_config={"Share done": st.column_config.ProgressColumn(format="percent", min_value=0, max_value=1)},
+        column_config={"Share done": st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100)},
     )  # fmt: skip
 else:
     st.text("What was planned is not known: another program made these runs.")

@@ -270,6 +270,7 @@ def tried(ends: Sequence[Record], *, several: bool) -> pd.DataFrame:
         for r in ends
     ]
     frame = pd.DataFrame(rows, columns=["arm", "series", "tuning", "number", "loss", "ended", "rate", "id"])
+    frame = frame.astype(dict.fromkeys(["number", "loss", "rate"], float))
     frame = frame.sort_values(["arm", "tuning", "number"], kind="stable", ignore_index=True)
     frame["number"] = frame["number"].fillna(frame.groupby("series").cumcount() + 1)
     frame["best"] = frame.groupby("series")["loss"].cummin().groupby(frame["series"]).ffill()
@@ -334,17 +335,18 @@ def banner(evidence: Evidence, found: Tuning) -> Banner:
     if not found.tried.shape[0]:
         given = f"{len(spec.arms)} configurations with {spec.search.trials} tuning trials each are planned"
         return Banner("Not begun", ":material/hourglass_empty:", "orange", f"Nothing was tuned yet: {given}.", [])
-    edges = [c.series for c in found.chosen if c.edge]
     equal, left = len({a.tuned for a in found.accounts}) == 1, sum(p.left for p in found.progress)
     tuned_out = all(p.left == 0 for p in found.progress if p.phase == "search")
-    sentence = "; ".join([_budgets(spec, found, equal=equal), _left(found, left), _edges(spec, edges)])
+    sentence = "; ".join([_budgets(spec, found, equal=equal), _left(found, left), _edges(spec, found)])
     if left and not tuned_out:
         looks = ("Not finished", ":material/hourglass_top:", "orange")
     elif not equal:
         looks = ("Unequal budgets", ":material/warning:", "red")
     elif left:
         looks = ("Tuned alike, not finished", ":material/hourglass_top:", "orange")
-    elif edges:
+    elif not found.chosen:
+        looks = ("Nothing came of it", ":material/block:", "red")
+    elif any(c.edge for c in found.chosen):
         looks = ("Tuned alike, one end open", ":material/warning:", "orange")
     else:
         looks = ("Fair and finished", ":material/check_circle:", "green")
@@ -371,7 +373,10 @@ def _left(found: Tuning, left: int) -> str:
     return f"{left} of {planned} planned runs {'is' if left == 1 else 'are'} left to run"
 
 
-def _edges(spec: StudySpec, edges: Sequence[str]) -> str:
+def _edges(spec: StudySpec, found: Tuning) -> str:
+    edges = [c.series for c in found.chosen if c.edge]
+    if not found.chosen:
+        return "no tuning trial was completed"
     if edges:
         return f"the best learning rate lies at the edge of what was tried for {_listed(edges)}"
     if not any(RATE in arm.search for arm in spec.arms.values()):
@@ -414,7 +419,6 @@ def ledger(found: Tuning) -> pd.DataFrame:
     rows = [*found.accounts, *found.others]
     present = [status for status in ENDED if any(a.statuses.get(status) for a in rows)]
     shown = [*rows, _total(rows)]
-    other = any(a.other_seconds for a in rows)
     return pd.DataFrame(
         [
             {
@@ -425,7 +429,6 @@ def ledger(found: Tuning) -> pd.DataFrame:
                 **{ENDED[status]: a.statuses.get(status, 0) for status in present},
                 "Time tuning": _time(a.tuning_seconds),
                 "Time confirming": _time(a.confirm_seconds),
-                **({"Time of others": _time(a.other_seconds)} if other else {}),
                 "Time in all": _time(a.seconds),
             }
             for a in shown
@@ -461,7 +464,7 @@ def progress_table(found: Tuning) -> pd.DataFrame:
             {
                 "Phase": PHASES[p.phase],
                 "Done": f"{p.done} of {p.planned}",
-                "Share done": p.done / p.planned,
+                "Share done": 100 * p.done / p.planned,
                 "Left": p.left,
                 "Time spent": _time(p.seconds),
             }
@@ -510,8 +513,8 @@ def rates_table(found: Sequence[Chosen]) -> pd.DataFrame:
                 "Best learning rate": f"{c.rate:.3g}",
                 "Tried": f"{c.rates}, from {c.lowest:.3g} to {c.highest:.3g}" if c.rates > 1 else "this one only",
                 "At the edge": "yes" if c.edge else "no",
-                "Validation loss in tuning (nats per token)": f"{c.loss:.4f} (one seed)",
-                "The same, confirmed runs": _spread(c.confirmed),
+                "Loss in tuning (nats/token)": f"{c.loss:.4f} (one seed)",
+                "Loss of confirmed runs (nats/token)": _spread(c.confirmed),
             }
             for c in found
         ]

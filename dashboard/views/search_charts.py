@@ -8,12 +8,20 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dashboard.views.search import ENDED, Chosen, is_number, said
+from dashboard.views.search import Chosen, is_number, said
 from harness.charts import Chart
 from harness.spec import StudySpec
 
-LOST_SHAPES = ("cross", "triangle-down", "triangle-up", "wedge", "square", "arrow", "stroke")
-"""Of the ends without a score, in the same order."""
+SIGNS = {
+    "Out of memory": "M",
+    "Does not fit (not run)": "N",
+    "Diverged": "D",
+    "Pruned": "P",
+    "Timed out": "T",
+    "Killed": "K",
+    "Failed": "F",
+}
+"""Letters that stand for trials without a score."""
 
 SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "triangle-left", "cross"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 2], [3, 1], [1, 3]]
@@ -23,6 +31,8 @@ LOG_FROM = 20
 """A loss whose largest value is so many times the smallest is drawn on a logarithmic scale."""
 CONNECTED = 40
 """Learning rates of a configuration up to which they are joined by a line."""
+DECADES = 3
+"""Powers of ten up to which a logarithmic axis has ticks between them."""
 MANY = 500
 """Points from which they are drawn small and pale."""
 LINES = 200
@@ -51,7 +61,12 @@ def history(frame: pd.DataFrame, order: Sequence[str]) -> Chart:
 def rates(frame: pd.DataFrame, found: Sequence[Chosen], order: Sequence[str]) -> Chart:
     """Validation loss against the learning rate; the chosen one marked, with the spread of its confirmed runs."""
     done = frame[frame["loss"].notna() & (frame["rate"] > 0)]
-    x = alt.X("rate:Q", title="Learning rate", scale=alt.Scale(type="log", nice=False, padding=24), axis=_log_axis())
+    x = alt.X(
+        "rate:Q",
+        title="Learning rate",
+        scale=alt.Scale(type="log", nice=False, padding=24),
+        axis=log_axis(done["rate"]),
+    )
     color, shape, dash = _by_series(order)
     few = done.groupby("series")["rate"].transform("nunique") <= CONNECTED
     line = (
@@ -74,7 +89,7 @@ def rates(frame: pd.DataFrame, found: Sequence[Chosen], order: Sequence[str]) ->
     )  # fmt: skip
     ring = (
         alt.Chart(spots)
-        .mark_point(shape="circle", size=260, filled=False, strokeWidth=2.5, opacity=1)
+        .mark_point(shape="circle", size=320, filled=False, strokeWidth=2, opacity=1)
         .encode(x=x, y=_loss_axis("loss", done["loss"]), color=color, tooltip=[*tips[:1], *tips[2:4]])
     )
     spread = (
@@ -91,21 +106,28 @@ def rates(frame: pd.DataFrame, found: Sequence[Chosen], order: Sequence[str]) ->
 
 
 def _with_lost(layers: list[Any], frame: pd.DataFrame, x: alt.X, color: alt.Color, tips: list[alt.Tooltip]) -> Chart:
-    """Layers with the trials that left no score as marks at the upper edge, by how they ended."""
+    """Layers with the trials that left no score as letters at the upper edge, by how they ended."""
     lost = frame[frame["loss"].isna()]
     if len(lost):
-        names = [name for name in ENDED.values() if name != "Completed"]
-        present = [name for name in names if name in set(lost["ended"])]
-        legend = alt.Legend(title="No score, at the upper edge", orient="top", values=present, columns=2)
-        shape = alt.Shape("ended:N", scale=alt.Scale(domain=names, range=list(LOST_SHAPES)), legend=legend)
-        marks = alt.Chart(lost).mark_point(size=60, strokeWidth=1.5, opacity=0.9)
-        layers.append(marks.encode(x=x, y=alt.value(4), color=color, shape=shape, tooltip=[tips[0], *tips[2:]]))
-    return alt.layer(*layers).resolve_scale(shape="independent").properties(height=400)
+        marks = alt.Chart(lost.assign(sign=lost["ended"].map(SIGNS))).mark_text(fontSize=11, fontWeight="bold")
+        layers.append(
+            marks.encode(x=x, y=alt.value(7), text="sign:N", color=color, tooltip=[tips[0], tips[1], *tips[3:]])
+        )
+    return alt.layer(*layers).properties(height=380)
+
+
+def signs(frame: pd.DataFrame) -> str:
+    """What the letters at the upper edge mean; empty where there are none."""
+    present = set(frame.loc[frame["loss"].isna(), "ended"])
+    known = [f"{sign} {name.lower()}" for name, sign in SIGNS.items() if name in present]
+    return f"Letters at the upper edge are trials without a score: {', '.join(known)}." if known else ""
 
 
 def _points(done: pd.DataFrame) -> alt.Chart:
-    many = len(done) > MANY
-    return alt.Chart(done).mark_point(filled=True, size=14 if many else 60, opacity=0.35 if many else 0.9)
+    """Hollow, so that points on one another are seen; many are small dots."""
+    if len(done) > MANY:
+        return alt.Chart(done).mark_point(filled=True, size=14, opacity=0.35)
+    return alt.Chart(done).mark_point(filled=False, size=70, strokeWidth=2, opacity=0.9)
 
 
 def _by_series(order: Sequence[str]) -> tuple[alt.Color, alt.Shape, alt.StrokeDash]:
@@ -134,12 +156,17 @@ def _tips() -> list[alt.Tooltip]:
 def _loss_axis(field: str, losses: pd.Series) -> alt.Y:
     title = "Validation loss (nats per token)"
     if is_wide(losses):
-        return alt.Y(f"{field}:Q", title=f"{title}, log", scale=alt.Scale(type="log", padding=14), axis=_log_axis())
-    return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False, padding=14))
+        scale = alt.Scale(type="log", padding=16, nice=False)
+        return alt.Y(f"{field}:Q", title=f"{title}, log", scale=scale, axis=log_axis(losses))
+    return alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False, padding=16))
 
 
-def _log_axis() -> alt.Axis:
-    return alt.Axis(format="~g", tickCount=6, labelOverlap=True)
+def log_axis(values: pd.Series) -> alt.Axis:
+    """An axis with a tick at 1, 2 and 5 of every power of ten, or at the powers alone where that is too many."""
+    low, high = math.floor(math.log10(values.min())), math.ceil(math.log10(values.max()))
+    steps = (1, 2, 5) if high - low <= DECADES else (1,)
+    ticks = [step * 10.0**power for power in range(low, high + 1) for step in steps]
+    return alt.Axis(format="~g", values=ticks, labelOverlap=True)
 
 
 def is_wide(losses: pd.Series) -> bool:
