@@ -182,7 +182,7 @@ def _counted(records: Iterable[Record]) -> dict[Status, int]:
 
 def _foreign(spec: StudySpec) -> bool:
     """Whether another program made the results, whose plan nobody here knows."""
-    return getattr(spec, "origin", None) is not None
+    return spec.origin is not None
 
 
 def stopped(evidence: Evidence, summary: Summary) -> bool:
@@ -333,7 +333,9 @@ def banner(evidence: Evidence, found: Tuning) -> Banner:
             ["An arm that was tuned more than another can look better for that alone."],
         )
     if not found.tried.shape[0]:
-        given = f"{len(spec.arms)} configurations with {spec.search.trials} tuning trials each are planned"
+        trials = spec.search.trials * spec.search.tunings
+        each = f"{trials} tuning trial{'s' if trials > 1 else ''}"
+        given = f"{len(spec.arms)} configurations with {each} each are planned"
         return Banner("Not begun", ":material/hourglass_empty:", "orange", f"Nothing was tuned yet: {given}.", [])
     equal, left = len({a.tuned for a in found.accounts}) == 1, sum(p.left for p in found.progress)
     tuned_out = all(p.left == 0 for p in found.progress if p.phase == "search")
