@@ -47,7 +47,9 @@ def charts(found: search.Tuning) -> None:
 
     st.subheader("Learning rates")
     if any(c.rates > 1 for c in chosen):
-        st.altair_chart(search_charts.rates(frame, chosen, order), alt=search.rates_alt(chosen))
+        st.altair_chart(
+            search_charts.rates(frame, chosen, order, search.others_of(found)), alt=search.rates_alt(chosen)
+        )
         st.caption(
             "Rings mark the best learning rate of each configuration; bars are the range over its confirmed runs on "
             "the same rows, on fresh seeds. “edge”: the best is the lowest or highest that was tried."

@@ -16,7 +16,7 @@ from harness.compare import Comparison, Verdict
 from harness.decision import Decision
 from harness.protocol import Declaration, declare
 from harness.record import OBJECTIVE, Record
-from harness.spec import StudySpec
+from harness.spec import AUTO, StudySpec
 from harness.store import StudyStore
 from harness.summary import Evidence, peak_bytes, score_name
 from harness.trial import ZERO_SHOT
@@ -102,7 +102,7 @@ def _made_with(records: Sequence[Record]) -> str:
     if not packages(records):
         versions = "versions that were not kept"
     machines = len(machines_of(records))
-    return f"{runs} with {versions} on {machines} kind{'s' if machines != 1 else ''} of machine"
+    return f"{runs} with {versions} on {'one kind' if machines == 1 else f'{machines} kinds'} of machine"
 
 
 def packages(records: Iterable[Record]) -> dict[str, Counter[str]]:
@@ -209,9 +209,9 @@ def _memory(records: Sequence[Record], tool: str | None) -> str:
             "back before. The highest over an arm's confirmed runs."
         )
     return (
-        "A sum of tensors: base, adapter and optimizer counted exactly, and one forward and backward pass on the longest "
-        "rows measured by the profiler. Temporaries of the optimizer's step are not in it. The highest over an arm's "
-        "confirmed runs."
+        "A sum of tensors: base, adapter and optimizer counted exactly, and one forward and backward pass on the "
+        "longest rows measured by the profiler. Temporaries of the optimizer's step are not in it. The highest over "
+        "an arm's confirmed runs."
     )
 
 
@@ -230,7 +230,7 @@ def rules(evidence: Evidence, declared: Declaration | None, comparison: Comparis
     promised = declared or declare(spec)
     seeds = ", ".join(map(str, spec.confirm.seeds))
     others = len(spec.arms) - 1
-    return [
+    found = [
         Rule(
             "Tuned alike",
             "Every arm has the same number of trials, those that went wrong included. They see validation rows only.",
@@ -248,13 +248,13 @@ def rules(evidence: Evidence, declared: Declaration | None, comparison: Comparis
             "An interval from seeds and items",
             "The variance of a difference is that over the seeds of both arms plus that over the items, so neither "
             "alone can make it look certain: V = v(A)/S(A) + v(B)/S(B) + V(items), and the interval is the difference "
-            "-+ t sqrt(V), with Welch-Satterthwaite degrees of freedom.",
+            "± t √V, with Welch-Satterthwaite degrees of freedom.",
             _worked(comparison, evidence.alpha),
         ),
         Rule(
             "A margin",
-            "Better: the whole interval lies above the margin. Worse: below its negative. Equivalent: within both. Else "
-            "not shown. Not enough data: there is no interval.",
+            "Better: the whole interval lies above the margin. Worse: below its negative. Equivalent: within both. "
+            "Else not shown. Not enough data: there is no interval.",
             f"{promised.margin:g} in units of the metric"
             + (", so nothing can be shown to be equivalent." if promised.margin == 0 else "."),
         ),
@@ -283,11 +283,21 @@ def rules(evidence: Evidence, declared: Declaration | None, comparison: Comparis
             "What is claimed",
             "About methods: each independent tuning is one unit."
             if promised.level == "methods"
-            else "About these tuned configurations, not about methods in general: seeds of one tuned winner say nothing "
-            "about how the next tuning would end.",
+            else "About these tuned configurations, not about methods in general: seeds of one tuned winner say "
+            "nothing about how the next tuning would end.",
             f"One model, one data set: {spec.controls.model.id} on {spec.controls.data.path}.",
         ),
     ]
+    if spec.origin is None:
+        return found
+    tool = spec.origin.tool
+    elsewhere = {
+        "Tuned alike": f"{tool} does not say how much each arm was tuned.",
+        "Judged on fresh seeds": f"Seed {seeds}; {_items(comparison)}. Whether tuning used them is not known.",
+        "Looked at when declared": "Nothing was declared.",
+        "What is claimed": "Nothing: there is no verdict.",
+    }
+    return [Rule(r.name, r.rule, elsewhere.get(r.name, r.here)) for r in found]
 
 
 def _items(comparison: Comparison | None) -> str:
@@ -308,7 +318,7 @@ def _worked(comparison: Comparison | None, alpha: float) -> str:
     t = noise.half_width(alpha) / math.sqrt(noise.variance) if noise.variance > 0 else 0.0
     return (
         f"{verdict.arm} against {verdict.baseline}: V = {first:.3g} + {second:.3g} + {noise.item_variance:.3g} = "
-        f"{noise.variance:.3g}; {noise.value:+.4f} -+ {t:.3f} x {math.sqrt(noise.variance):.4f} is "
+        f"{noise.variance:.3g}; {noise.value:+.4f} ± {t:.3f} x {math.sqrt(noise.variance):.4f} is "
         f"[{low:+.4f}, {high:+.4f}], with {noise.df:.1f} degrees of freedom."
     )
 
@@ -374,6 +384,8 @@ def _value(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(map(str, value))
+    if value == AUTO:
+        return "the first task of the data, else test loss (auto)"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -381,13 +393,14 @@ def hashes(evidence: Evidence, store: StudyStore, declared: Declaration | None) 
     """What the study is about, to the byte."""
     spec, pins = evidence.spec, store.pins()
     records = evidence.records
+    tokenized = {str(r.data["digest"]) for r in records if "digest" in r.data}
     rows = [
         ("Base model", spec.controls.model.id, _one({r.trial.model_digest for r in records}, pins.get("model"))),
         ("Data", spec.controls.data.path, _one({r.trial.data_digest for r in records}, pins.get("data"))),
         (
             "Tokenized rows",
             _split(records, spec),
-            _one({r.data["digest"] for r in records if "digest" in r.data}, None),
+            _one(tokenized, None),
         ),
         ("Question", "controls and arms of the study file", spec.question_id),
         ("Declaration", "margin, looks, budgets, failure rule", declared.hash if declared else "not declared"),

@@ -154,7 +154,7 @@ def _account(
         tuned=sum(r.trial.arm == name for r in ends),
         tuning_planned=spec.search.trials * spec.search.tunings if known else 0,
         confirmed=sum(r.trial.arm == name for r in confirmed),
-        confirmed_planned=len(spec.confirm.seeds),
+        confirmed_planned=len(spec.confirm.seeds) if known else 0,
         statuses=_counted(mine),
         tuning_seconds=sum(r.seconds for r in mine if r.phase == "search"),
         confirm_seconds=sum(r.seconds for r in mine if r.phase == "confirm"),

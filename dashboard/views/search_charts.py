@@ -1,7 +1,7 @@
 """The charts of the search: history, learning rates, slices, parallel coordinates, importances."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import altair as alt
@@ -58,8 +58,11 @@ def history(frame: pd.DataFrame, order: Sequence[str]) -> Chart:
     return _with_lost([line, points], frame, x, color, tips)
 
 
-def rates(frame: pd.DataFrame, found: Sequence[Chosen], order: Sequence[str]) -> Chart:
-    """Validation loss against the learning rate; the chosen one marked, with the spread of its confirmed runs."""
+def rates(frame: pd.DataFrame, found: Sequence[Chosen], order: Sequence[str], scattered: Collection[str] = ()) -> Chart:
+    """Validation loss against the learning rate; the chosen one marked, with the spread of its confirmed runs.
+
+    Trials of an arm are joined by a line, unless they are many or the arm is `scattered`: other parameters vary too.
+    """
     done = frame[frame["loss"].notna() & (frame["rate"] > 0)]
     x = alt.X(
         "rate:Q",
@@ -68,7 +71,7 @@ def rates(frame: pd.DataFrame, found: Sequence[Chosen], order: Sequence[str]) ->
         axis=log_axis(done["rate"]),
     )
     color, shape, dash = _by_series(order)
-    few = done.groupby("series")["rate"].transform("nunique") <= CONNECTED
+    few = (done.groupby("series")["rate"].transform("nunique") <= CONNECTED) & ~done["arm"].isin(scattered)
     line = (
         alt.Chart(done[few].sort_values(["series", "rate"]))
         .mark_line(strokeWidth=1.5, opacity=0.8)
