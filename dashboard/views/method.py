@@ -427,7 +427,11 @@ def versions(records: Sequence[Record]) -> pd.DataFrame:
     """Packages of the runs: one version each, or those that differ with their number of runs."""
     rows = []
     for name, found in packages(records).items():
-        said = next(iter(found)) if len(found) == 1 else ", ".join(f"{v} ({n} runs)" for v, n in found.most_common())
+        said = (
+            next(iter(found))
+            if len(found) == 1
+            else ", ".join(f"{v} ({n} run{'s' if n > 1 else ''})" for v, n in found.most_common())
+        )
         rows.append({"Package": name, "Version": said, "Runs": sum(found.values()), "Differs": _yes(len(found) > 1)})
     return pd.DataFrame(rows, columns=["Package", "Version", "Runs", "Differs"])
 
