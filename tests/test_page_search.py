@@ -16,7 +16,6 @@ from harness.spec import StudySpec
 from harness.store import Store, StudyStore
 from harness.summary import gather, summarise
 
-
 APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
 
 

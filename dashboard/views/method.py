@@ -425,15 +425,17 @@ def _split(records: Sequence[Record], spec: StudySpec) -> str:
 
 def versions(records: Sequence[Record]) -> pd.DataFrame:
     """Packages of the runs: one version each, or those that differ with their number of runs."""
-    rows = []
-    for name, found in packages(records).items():
-        said = (
-            next(iter(found))
-            if len(found) == 1
-            else ", ".join(f"{v} ({n} run{'s' if n > 1 else ''})" for v, n in found.most_common())
-        )
-        rows.append({"Package": name, "Version": said, "Runs": sum(found.values()), "Differs": _yes(len(found) > 1)})
+    rows = [
+        {"Package": name, "Version": _versions(found), "Runs": sum(found.values()), "Differs": _yes(len(found) > 1)}
+        for name, found in packages(records).items()
+    ]
     return pd.DataFrame(rows, columns=["Package", "Version", "Runs", "Differs"])
+
+
+def _versions(found: Counter[str]) -> str:
+    if len(found) == 1:
+        return next(iter(found))
+    return ", ".join(f"{version} ({n} run{'s' if n > 1 else ''})" for version, n in found.most_common())
 
 
 def _yes(value: bool) -> str:
