@@ -385,7 +385,7 @@ def _value(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     if value == AUTO:
-        return "the first task of the data, else test loss (auto)"
+        return "first task of the data (auto)"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -427,11 +427,11 @@ def ledger(found: Tuning) -> pd.DataFrame:
                 "Configuration": a.name,
                 "Tuning trials": _of(a.tuned, a.tuning_planned),
                 "Confirmed runs": _of(a.confirmed, a.confirmed_planned),
-                "Runs in the log": a.runs,
-                **{ENDED[status]: a.statuses.get(status, 0) for status in present},
                 "Time tuning": _time(a.tuning_seconds),
                 "Time confirming": _time(a.confirm_seconds),
                 "Time in all": _time(a.seconds),
+                "Runs in the log": a.runs,
+                **{ENDED[status]: a.statuses.get(status, 0) for status in present},
             }
             for a in shown
         ]

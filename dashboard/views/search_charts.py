@@ -156,8 +156,7 @@ def _tips() -> list[alt.Tooltip]:
     ]
 
 
-def _loss_axis(field: str, losses: pd.Series) -> alt.Y:
-    title = "Validation loss (nats per token)"
+def _loss_axis(field: str, losses: pd.Series, title: str = "Validation loss (nats per token)") -> alt.Y:
     if is_wide(losses):
         scale = alt.Scale(type="log", padding=16, nice=False)
         return alt.Y(f"{field}:Q", title=f"{title}, log", scale=scale, axis=log_axis(losses))
@@ -187,19 +186,20 @@ def _slice(frame: pd.DataFrame, name: str, spec: StudySpec, arm: str) -> Chart:
     if is_number(frame[name]):
         log = _is_log(frame[name], spec, arm, name)
         scale = alt.Scale(type="log" if log else "linear", zero=False, padding=12, nice=False)
-        x = alt.X("value:Q", title=said(name), scale=scale, axis=alt.Axis(format="~g", tickCount=5, labelOverlap=True))
+        axis = log_axis(frame[name]) if log else alt.Axis(format="~g", tickCount=5)
+        x = alt.X("value:Q", title=said(name), scale=scale, axis=axis)
         tip = alt.Tooltip("value:Q", title=said(name), format=".3~g")
     else:
         plain["value"] = plain["value"].astype(str)
         x = alt.X("value:N", title=said(name), axis=alt.Axis(labelAngle=0))
         tip = alt.Tooltip("value:N", title=said(name))
-    y = _loss_axis("loss", frame["loss"])
+    y = _loss_axis("loss", frame["loss"], "Loss (nats per token)")
     tips = [tip, alt.Tooltip("loss:Q", title="Validation loss (nats per token)", format=".4~f")]
     base = alt.Chart(plain).encode(x=x, y=y, tooltip=tips)
     many = len(plain) > MANY
     points = base.mark_point(filled=True, size=14 if many else 50, opacity=0.35 if many else 0.7)
     best = base.transform_filter("datum.best").mark_point(shape="diamond", size=240, strokeWidth=2.5, opacity=1)
-    return alt.layer(points, best).properties(height=230)
+    return alt.layer(points, best).properties(height=250)
 
 
 def _is_log(values: pd.Series, spec: StudySpec, arm: str, name: str) -> bool:
@@ -211,19 +211,20 @@ def parallel(frame: pd.DataFrame, spec: StudySpec, arm: str) -> Chart:
     """Every completed trial as a line over its parameters and its loss; the best of all is thick."""
     kept = frame.nsmallest(LINES, "loss").reset_index(drop=True)
     names = [c for c in frame.columns if c != "loss"] + ["loss"]
-    long, ends = [], []
+    long: list[dict[str, Any]] = []
+    ends: list[dict[str, Any]] = []
     for name in names:
         title = "validation loss" if name == "loss" else said(name)
-        places, labels = _places(kept[name], log=name != "loss" and _is_log(kept[name], spec, arm, name))
+        places, marked = _places(kept[name], log=name != "loss" and _is_log(kept[name], spec, arm, name))
         texts = [_value(v) for v in kept[name]]
         long += [
             {"trial": i, "axis": title, "place": place, "value": text, "loss": loss, "best": i == 0}
             for i, (place, text, loss) in enumerate(zip(places, texts, kept["loss"], strict=True))
         ]
-        ends += [{"axis": title, "place": place, "label": text} for place, text in labels]
+        ends += [{"axis": title, "place": place, "label": text} for place, text in marked]
     order = [row["axis"] for row in long[:: len(kept)]]
     x = alt.X("axis:N", sort=order, title=None, scale=alt.Scale(type="point", padding=0.4), axis=_upright())
-    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[-0.06, 1.06]))
+    y = alt.Y("place:Q", axis=None, scale=alt.Scale(domain=[-0.1, 1.1]))
     color = alt.Color(
         "loss:Q", title="Validation loss (nats per token)", scale=alt.Scale(reverse=True),
         legend=alt.Legend(orient="top", gradientLength=180, format="~g"),
@@ -242,12 +243,19 @@ def parallel(frame: pd.DataFrame, spec: StudySpec, arm: str) -> Chart:
             opacity=alt.condition("datum.best", alt.value(1), alt.value(0.55)),
         )
     )  # fmt: skip
-    words = (
-        alt.Chart(pd.DataFrame(ends))
-        .mark_text(align="left", dx=7, color="gray", fontSize=11)
-        .encode(x=x, y=y, text="label:N")
-    )
-    return alt.layer(lines, words).properties(height=380)
+    return alt.layer(lines, *_ends(pd.DataFrame(ends), x, y)).properties(height=400)
+
+
+def _ends(labels: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
+    """What stands at which place of an axis: below its lower end, above its upper one, beside what is between."""
+    base = alt.Chart(labels).encode(x=x, y=y, text="label:N")
+    return [
+        base.transform_filter("datum.place == 0").mark_text(color="gray", fontSize=11, dy=12),
+        base.transform_filter("datum.place == 1").mark_text(color="gray", fontSize=11, dy=-12),
+        base.transform_filter("datum.place > 0 && datum.place < 1").mark_text(
+            color="gray", fontSize=11, dx=7, align="left"
+        ),
+    ]
 
 
 def _upright() -> alt.Axis:
@@ -274,8 +282,7 @@ def _value(value: Any) -> str:
 def importance_chart(table: pd.DataFrame) -> Chart:
     shown = table.assign(share=table["Share"] * 100, text=[f"{v:.0%}" for v in table["Share"]])
     y = alt.Y("Parameter:N", sort=None, title=None, axis=alt.Axis(labelOverlap=False, labelLimit=160))
-    x = alt.X("share:Q", title="Share of the loss's ranks explained (%)", scale=alt.Scale(domain=[0, 100]))
+    x = alt.X("share:Q", title="Explained (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
     base = alt.Chart(shown).encode(y=y, x=x)
-    return alt.layer(base.mark_bar(height=14), base.mark_text(align="left", dx=5).encode(text="text:N")).properties(
-        height=alt.Step(28)
-    )
+    words = base.mark_text(align="left", dx=5, color="gray").encode(text="text:N")
+    return alt.layer(base.mark_bar(height=14), words).properties(height=alt.Step(28))
