@@ -1,5 +1,6 @@
 """What all pages share: which study, under which limits, read once and kept until results are added."""
 
+import contextlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -137,6 +138,17 @@ def failed(error: HarnessError) -> None:
     st.error(plain(error.message), icon=":material/error:")
     if error.remedy:
         st.code(error.remedy, language=None, wrap_lines=True)
+
+
+def warm() -> None:
+    """Read the study that the first page shows, so that it does not have to wait; a mistake is the page's to tell."""
+    from harness import charts  # noqa: F401  # a second of imports
+
+    names = Store(root()).studies()
+    if names:
+        with contextlib.suppress(HarnessError):
+            store = opened(_latest(names))
+            _decision(str(store.folder), store.version(), Limits())
 
 
 def own(folder: str, version: str) -> tuple[Evidence, list[str]]:
