@@ -96,12 +96,12 @@ def current() -> View:
 
 def opened(study: str) -> StudyStore:
     """A study of the store. What cannot be read of it is left out and named, see `unreadable`."""
-    return StudyStore(root() / study, lenient=True)
+    return _at(str(root() / study))
 
 
 def unreadable(view: View) -> list[str]:
     """The files that were left out, and why."""
-    return _unreadable(str(view.store.folder), view.version)
+    return [f"{file.path.name}: {file.reason}" for file in view.store.unreadable()]
 
 
 def asked(view: View) -> dict[str, str]:
@@ -146,13 +146,9 @@ def plain(text: str) -> str:
     return text
 
 
+@st.cache_resource(max_entries=KEPT, show_spinner=False)
 def _at(folder: str) -> StudyStore:
     return StudyStore(Path(folder), lenient=True)
-
-
-@st.cache_resource(max_entries=KEPT, show_spinner=False)
-def _unreadable(folder: str, version: str) -> list[str]:
-    return [f"{file.path.name}: {file.reason}" for file in _at(folder).unreadable()]
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner="Reading results")

@@ -222,7 +222,11 @@ def trade_off(found: TradeOff, decision: Decision, *, height: int = 400, pickabl
         fillOpacity=alt.condition("datum.place == 'on the front'", alt.value(1), alt.value(0)),
         strokeOpacity=alt.condition("datum.place == 'shown to be behind'", alt.value(0.45), alt.value(1)),
     )  # fmt: skip
-    layers.append(points.add_params(alt.selection_point(PICKED, fields=["configuration"])) if pickable else points)
+    if pickable:
+        one = alt.selection_point(PICKED, fields=["configuration"])
+        larger = alt.condition(one, alt.value(260), alt.value(110), empty=False)
+        points = points.encode(size=larger).add_params(one)
+    layers.append(points)
     layers += [*_names(frame, plane), *_at_the_edge(edge, plane, color, shape)]
     return alt.layer(*layers).properties(height=height, padding={"left": 4, "top": 4, "right": 14, "bottom": 4})
 

@@ -45,7 +45,7 @@ if two:
     words = shared.plain(f"Compare {arms[0]} and {arms[1]}")
     st.page_link(
         "app_pages/compare.py", label=words, icon=":material/compare_arrows:",
-        query_params=shared.asked(view) | {"a": arms[0], "b": arms[1]},
+        query_params={"a": arms[0], "b": arms[1]},
     )  # fmt: skip
 else:
     st.caption(shared.plain(views.picking(arms, found)))
