@@ -1,6 +1,7 @@
 """What all pages share: which study, under which limits, read once and kept until results are added."""
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -105,7 +106,7 @@ def unreadable(view: View) -> list[str]:
 
 
 def asked(view: View) -> dict[str, str]:
-    """Study and limits as they stand in the address, every value spelled out."""
+    """Study and limits as they stand in an address, every value spelled out: what a link carries along."""
     limits = view.limits
     values = {
         "study": view.store.folder.name,
@@ -126,6 +127,11 @@ def link(view: View) -> str:
     return f"{base}?{urlencode(asked(view))}"
 
 
+def page(view: View, name: str) -> str:
+    """The address of another page on this study under these limits, relative to this one."""
+    return f"{name}?{urlencode(asked(view))}"
+
+
 def failed(error: HarnessError) -> None:
     """An error as every page shows it: what is wrong, and what to run."""
     st.error(plain(error.message), icon=":material/error:")
@@ -144,6 +150,16 @@ def plain(text: str) -> str:
     for sign in "\\`*_[]$~<>#:":
         text = text.replace(sign, f"\\{sign}")
     return text
+
+
+def forget_unknown(key: str, known: Collection[object]) -> None:
+    """A choice that another study had is none of this one; of several choices those that are left are kept."""
+    chosen = st.session_state.get(key)
+    if isinstance(chosen, list):
+        if left := [c for c in chosen if c not in known]:
+            st.session_state[key] = [c for c in chosen if c not in left]
+    elif chosen is not None and chosen not in known:
+        del st.session_state[key]
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner=False)
