@@ -1,5 +1,6 @@
 """What all pages share: which study, under which limits, read once and kept until results are added."""
 
+import contextlib
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -139,10 +140,20 @@ def failed(error: HarnessError) -> None:
         st.code(error.remedy, language=None, wrap_lines=True)
 
 
-def forget_unknown(key: str, known: list[str]) -> None:
-    """A choice that another study had is none of this one."""
-    if st.session_state.get(key) not in {None, *known}:
-        del st.session_state[key]
+def warm() -> None:
+    """Read the study that the first page shows, so that it does not have to wait; a mistake is the page's to tell."""
+    from harness import charts  # noqa: F401  # a second of imports
+
+    names = Store(root()).studies()
+    if names:
+        with contextlib.suppress(HarnessError):
+            store = opened(_latest(names))
+            _decision(str(store.folder), store.version(), Limits())
+
+
+def own(folder: str, version: str) -> tuple[Evidence, list[str]]:
+    """What was gathered on the study's own metric, with the caveats of its summary."""
+    return _evidence(folder, version, None), _summary(folder, version, None).caveats
 
 
 def plain(text: str) -> str:
