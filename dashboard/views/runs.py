@@ -30,8 +30,8 @@ class Look:
 
 LOOKS: dict[Status, Look] = {
     "done": Look("done", "✓", ":material/check_circle:", "green"),
-    "out_of_memory": Look("out of memory", "▲", ":material/memory_alert:", "orange"),
-    "does_not_fit": Look("does not fit", "△", ":material/memory_alert:", "orange"),
+    "out_of_memory": Look("out of memory", "▲", ":material/memory:", "orange"),
+    "does_not_fit": Look("does not fit", "△", ":material/sd_card_alert:", "orange"),
     "diverged": Look("diverged", "↗", ":material/trending_up:", "orange"),
     "pruned": Look("stopped early", "–", ":material/content_cut:", "gray"),
     "timed_out": Look("timed out", "◷", ":material/timer_off:", "orange"),
