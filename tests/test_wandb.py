@@ -270,7 +270,9 @@ def test_the_server_probed_is_the_one_the_client_uses() -> None:
     assert DEFAULT_BASE_URL == _connection.DEFAULT_URL
 
 
-@pytest.mark.parametrize("server", ["", "https://api.wandb.ai", "http://localhost:8080", "https://api.wandb.example"])
+@pytest.mark.parametrize(
+    "server", ["", "https://api.wandb.ai", "http://localhost:8080", "https://api.wandb.example", "https://api.x.org"]
+)
 def test_a_run_that_was_sent_has_the_address_that_the_client_gives_it(server: str) -> None:
     import wandb
 
