@@ -51,8 +51,18 @@ def main() -> None:
         shared.controls()
         _watch(str(st.session_state["study"]))
         page.run()
+        _left_out()
     except HarnessError as error:
         shared.failed(error)
+
+
+def _left_out() -> None:
+    """Files that cannot be read take nothing down, and are named."""
+    files = shared.unreadable(shared.current())
+    if files:
+        with st.expander(f"{len(files)} files of results cannot be read and are left out", icon=":material/warning:"):
+            for line in files:
+                st.text(line)
 
 
 @st.fragment(run_every=shared.REFRESH)

@@ -47,6 +47,13 @@ Answer = Literal["shown", "widest", "open"]
 RETENTION = "retention"
 KL = "kl_unquantized"
 DIVERGENCES = (KL, "kl_merged", "kl_requantized")
+ASKED = {
+    "base": "The base, stored at each bit-width",
+    "trained": "{subject} trained on each bit-width",
+    "merged": "{subject} served at each bit-width, merged and then stored",
+    "adapter": "{subject} served at each bit-width, its adapter beside the stored base",
+}
+"""Questions by kind, or by how an arm is served."""
 MANY = 3
 """More bit-widths than this of one method, and a study says at its end what they show."""
 
@@ -132,6 +139,10 @@ class Question:
     """Measures on which nothing can be lost, and why."""
 
     @property
+    def title(self) -> str:
+        return ASKED[self.way or self.kind].format(subject=self.subject)
+
+    @property
     def answer(self) -> Answer:
         return self.findings[0].answer
 
@@ -186,13 +197,16 @@ class _Case:
     """The runs that trained what is served."""
 
 
-def answer(store: StudyStore) -> Bits:
+def answer(store: StudyStore, evidence: Evidence | None = None, caveats: list[str] | None = None) -> Bits:
     """What a study shows about bit-widths.
+
+    Args:
+        evidence: on the study's own metric, where it was read before, with the caveats of its summary.
 
     Raises:
         SpecError: it asks nothing about them.
     """
-    evidence = gather(store)
+    evidence = evidence or gather(store)
     spec = evidence.spec
     if not asks(spec):
         raise SpecError(
@@ -208,8 +222,22 @@ def answer(store: StudyStore) -> Bits:
         questions=[_question(case, evidence, examples) for case in cases],
         ways=_ways([c for c in cases if c.kind == "served"], evidence, examples),
         speeds=_speeds(evidence),
-        notes=summarise(store).caveats,
+        notes=summarise(store, evidence).caveats if caveats is None else caveats,
     )
+
+
+def to_settle(question: Question, finding: Finding, study: str) -> list[str]:
+    """What would settle the bit-widths that a finding leaves open, a sentence each."""
+    base, lines = question.kind == "base", []
+    for n in finding.needed:
+        runs = f"{n.items} items" if base else f"{n.seeds} seeds on {n.items} items"
+        lines.append(f"to settle {n.name}: {runs}, {n.hours:.2f} h ({n.chance:.0%})")
+    if finding.needed:
+        more = "more items (controls.evaluate, controls.data)" if base else "fresh confirm.seeds"
+        lines.append(f"run them as a study of its own: name={study}-next and {more}")
+    if finding.too_close:
+        lines.append(f"{', '.join(finding.too_close)}: too close to call with a sensible number of runs")
+    return lines
 
 
 def asks(spec: StudySpec, more_than: int = 1) -> bool:

@@ -65,7 +65,7 @@ def score(records: Iterable[Record]) -> ForecastScore:
         if reason:
             unscored[reason] += 1
             continue
-        for quantity, measured, forecast, bounded in _pairs(record):
+        for quantity, measured, forecast, bounded in pairs_of(record):
             pairs.setdefault(quantity, []).append((measured, forecast, bounded))
     return ForecastScore(
         records=len(some),
@@ -103,8 +103,8 @@ def verdict(record: Record) -> str:
     return "right" if fitted == (record.forecast.fits != "no") else "wrong"
 
 
-def _pairs(record: Record) -> Iterator[tuple[str, float, Interval, bool]]:
-    """Quantity, what was measured, what was forecast, and whether the forecast had bounds."""
+def pairs_of(record: Record) -> Iterator[tuple[str, float, Interval, bool]]:
+    """Of a record that can be scored: quantity, measured, forecast, and whether the forecast had bounds."""
     forecast = record.forecast
     assert forecast is not None
     own = record.memory.peak if record.memory else None

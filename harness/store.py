@@ -8,9 +8,9 @@
     <store>/<study>/{logs,wandb,data}/            logs of trials, offline W&B runs, tokenized rows
     <store>/<study>/search.journal, pins.json     Optuna's trials; the hashes of model and data at the start
 
-Each table reads with plain pandas (`pd.read_parquet("results/x/trials")`) or DuckDB. A file is written under a
-temporary name and renamed; the row in `trials` comes last, so rows of other tables without it belong to a run that was
-cut off and are not read.
+A file of a run is written once, under a temporary name, and renamed; the row in `trials` comes last, so rows of other
+tables without it belong to a run that was cut off and are not read. `harness compact` merges the files (`tables.py`).
+Each table reads with plain pandas (`pd.read_parquet("results/x/trials")`) or DuckDB.
 """
 
 import gc
@@ -180,6 +180,7 @@ class StudyStore:
         """
         stamp = self._stamp()
         if self._read is None or self._read[0] != stamp:
+            self._reader.noted.clear()
             with _no_garbage():
                 self._read = stamp, self._records()
         return list(self._read[1])
@@ -187,12 +188,13 @@ class StudyStore:
     def _records(self) -> list[Record]:
         runs = self._latest()
         trials = self._reader.read(self.folder / "trials", runs, ROW_COLUMNS)
-        lists = [self._by_run(table, model, runs) for table, model in RECORD_LISTS.items()]
+        lists = {table: self._by_run(table, model, runs) for table, model in RECORD_LISTS.items()}
         found: list[Record] = []
         for row in trials.take(_by_start(trials)).to_pylist():
             run = row["trial_id"], row["attempt"]
             try:
-                found.append(_record(row, *(rows.get(run, []) for rows in lists), like=found[-1] if found else None))
+                of_run = {table: rows.get(run, []) for table, rows in lists.items()}
+                found.append(_record(row, of_run, found[-1] if found else None))
             except (ValidationError, ValueError) as error:
                 path = self.folder / "trials" / f"{run[0]}-{run[1]}.parquet"
                 reason = f"not a record: {str(error).splitlines()[0]}"
@@ -244,14 +246,15 @@ class StudyStore:
         Names of files alone: a run's file is written once. Merging files changes nothing.
         """
         study = self.folder / "study.yaml"
-        runs = sorted(self._reader.runs(self.folder / "trials"))
-        return digest([runs, study.read_text(encoding="utf-8") if study.is_file() else None])
+        runs = " ".join(sorted(f"{trial}-{attempt}" for trial, attempt in self._reader.runs(self.folder / "trials")))
+        return digest([runs, study.read_bytes().hex() if study.is_file() else None])
 
     def unreadable(self) -> list[Unreadable]:
-        """The files of results that cannot be read, for a reader that goes on without them."""
-        reader = StudyStore(self.folder, lenient=True)
-        reader.records()
-        return [reader._reader.noted[path] for path in sorted(reader._reader.noted)]
+        """The files that a lenient reader has passed over, those of `records` at least."""
+        if not self._reader.lenient:
+            return StudyStore(self.folder, lenient=True).unreadable()
+        self.records()
+        return [self._reader.noted[path] for path in sorted(self._reader.noted) if path.exists()]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -359,10 +362,8 @@ def _no_garbage() -> Iterator[None]:
         gc.enable()
 
 
-def _record(
-    row: dict[str, Any], scores: list[Any], stages: list[Any], speeds: list[Any], like: Record | None
-) -> Record:
-    """A row of `trials` with its scores, stages and speeds, back as a record; it shares the controls with one like it."""
+def _record(row: dict[str, Any], lists: dict[str, list[Any]], like: Record | None) -> Record:
+    """A row of `trials` with its lists, back as a record; it shares the controls with one that has the same."""
     row = {k: None if _missing(v) else v for k, v in row.items()}
     fields = {k: v for k, v in row.items() if k in Record.model_fields and k not in JSON_COLUMNS}
     fields |= {k: _shared(row[k]) for k in REPEATED if row[k]}
@@ -374,7 +375,7 @@ def _record(
         fields["train"] = {k: row[f"train_{k}"] for k in Training.model_fields}
     if row["weights_bytes"] is not None:
         fields["memory"] = {k: row[f"{k}_bytes"] for k in TensorBytes.model_fields}
-    return Record.model_validate({**fields, "scores": scores, "stages": stages, "speeds": speeds})
+    return Record.model_validate({**fields, **lists})
 
 
 @lru_cache(maxsize=256)

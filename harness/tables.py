@@ -9,7 +9,6 @@ merged file and the runs that it does not have, and begins again when another me
 """
 
 import os
-import re
 import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -30,8 +29,8 @@ SCHEMA_KEY = b"harness_schema_version"
 RUNS_KEY = b"harness_runs"
 """In the metadata of a merged file: the names of the files that were merged, without their ending."""
 
-MERGED = re.compile(r"all-(\d+)\.parquet")
-SINGLE = re.compile(r"(.+)-(\d+)\.parquet")
+MERGED = "all"
+ENDING = ".parquet"
 ROWS_PER_GROUP = 4096
 """Of a merged file. Its rows are sorted by trial, so that one trial's are read without the rest."""
 THREADS = 4
@@ -66,34 +65,42 @@ class Files:
     merged: int | None
     """Number of the newest merged file."""
     older: list[int]
-    singles: dict[Run, Path]
-    """Files of runs, those that were merged already among them."""
+    singles: dict[Run, str]
+    """Names of the files of runs, those that were merged already among them."""
     foreign: list[Path]
     """Parquet files whose names say nothing."""
 
     @property
     def merged_path(self) -> Path | None:
-        return None if self.merged is None else self.folder / f"all-{self.merged}.parquet"
+        return None if self.merged is None else self.folder / f"{MERGED}-{self.merged}{ENDING}"
 
 
 def look(folder: Path) -> Files:
     """What is in the folder now; nothing where there is none."""
-    singles: dict[Run, Path] = {}
+    singles: dict[Run, str] = {}
     merged, foreign = [], []
     for name in _names(folder):
-        if match := MERGED.fullmatch(name):
-            merged.append(int(match[1]))
-        elif match := SINGLE.fullmatch(name):
-            singles[match[1], int(match[2])] = folder / name
-        else:
+        run, _, number = name.removesuffix(ENDING).rpartition("-")
+        if not run or not number.isdecimal():
             foreign.append(folder / name)
+        elif run == MERGED:
+            merged.append(int(number))
+        else:
+            singles[run, int(number)] = name
     *older, newest = sorted(merged) if merged else [None]
     return Files(folder, newest, [n for n in older if n is not None], singles, sorted(foreign))
 
 
+def _newest(folder: Path) -> int | None:
+    """Number of the newest merged file."""
+    start = f"{MERGED}-"
+    numbers = [n.removesuffix(ENDING).removeprefix(start) for n in _names(folder) if n.startswith(start)]
+    return max((int(n) for n in numbers if n.isdecimal()), default=None)
+
+
 def _names(folder: Path) -> list[str]:
     try:
-        return [n for n in os.listdir(folder) if n.endswith(".parquet") and not n.startswith((".", "_"))]
+        return [n for n in os.listdir(folder) if n.endswith(ENDING) and n[0] not in "._"]
     except FileNotFoundError:
         return []
 
@@ -143,7 +150,9 @@ class Reader:
         within = self._within(files)
         for path in files.foreign:
             self.note(_broken(path, "its name is not TRIAL-ATTEMPT"))
-        singles = [path for run, path in sorted(files.singles.items()) if run in wanted and run not in within]
+        singles = [
+            files.folder / name for run, name in sorted(files.singles.items()) if run in wanted and run not in within
+        ]
         found = [t for t in _map(lambda p: self._file(p, schema), singles) if t is not None]
         merged = self._merged(files, within, wanted, schema) if within else None
         both = [t for t in (merged, *found) if t is not None and t.num_rows]
@@ -203,7 +212,7 @@ def _undisturbed(folder: Path, read: Callable[[Files], T]) -> T:
             found = read(files)
         except FileNotFoundError:
             continue
-        if look(folder).merged == files.merged:
+        if _newest(folder) == files.merged:
             return found
     raise StoreError(f"{folder}: its files are gone as soon as they are listed", "try again once nothing writes there")
 
@@ -296,7 +305,7 @@ def write_merged(folder: Path, table: pa.Table, runs: Iterable[Run], number: int
     """Write the rows of runs as one file, which says which runs these are: some may have no rows."""
     names = " ".join(f"{trial}-{attempt}" for trial, attempt in sorted(runs))
     told = table.replace_schema_metadata({**(table.schema.metadata or {}), RUNS_KEY: names.encode()})
-    path = folder / f"all-{number}.parquet"
+    path = folder / f"{MERGED}-{number}{ENDING}"
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     pq.write_table(_by_trial(told), temporary, row_group_size=ROWS_PER_GROUP)
     _to_disk(temporary)  # the runs' own files go after this: it has to outlast a loss of power
@@ -326,9 +335,9 @@ def merge(folder: Path, schema: pa.Schema, runs: Collection[Run]) -> tuple[int, 
     files = look(folder)
     strict, lenient = (Reader({folder.name: schema}, lenient=one) for one in (False, True))
     within = strict._within(files)
-    spent = [folder / f"all-{n}.parquet" for n in files.older]
-    spent += [path for run, path in files.singles.items() if run in within]
-    new = {run: path for run, path in sorted(files.singles.items()) if run in runs and run not in within}
+    spent = [folder / f"{MERGED}-{n}{ENDING}" for n in files.older]
+    spent += [folder / name for run, name in files.singles.items() if run in within]
+    new = {run: folder / name for run, name in sorted(files.singles.items()) if run in runs and run not in within}
     tables = dict(zip(new, _map(lambda path: lenient._file(path, schema), list(new.values())), strict=True))
     read = {run: table for run, table in tables.items() if table is not None}
     if read:

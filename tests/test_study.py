@@ -241,7 +241,7 @@ def test_two_commands_on_one_study_do_not_run_at_once(tmp_path: Path, make_spec:
     first.start()
     try:
         assert begun.wait(30)
-        with pytest.raises(SpecError, match="another command is running study s"):
+        with pytest.raises(StoreError, match="another command is running study s"):
             study(make_spec(), tmp_path, MadeUp())
         other = make_spec(name="other")
         assert study(other, tmp_path, MadeUp()).ran == 9

@@ -144,7 +144,7 @@ def table(decision: Decision) -> pd.DataFrame:
         [
             {
                 "Configuration": row.arm,
-                "Standing": row.standing + (f": {row.why}" if row.why else ""),
+                "Standing": row.why if row.standing == "over a limit" and row.why else row.standing,
                 charts.quality_title(decision): charts.quality(row, decision),
                 f"Difference to {decision.baseline}": (
                     "" if row.arm == decision.baseline else charts.difference(row.difference, decision)

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from harness.bits import DIVERGENCES, Bits, Question, Ways, Width
+from harness.bits import DIVERGENCES, Bits, Question, Ways, Width, to_settle
 from harness.cli._table import table
 from harness.compare import Verdict
 from harness.speed import Figures, Median
@@ -11,13 +11,6 @@ from harness.summary import LOSS
 from harness.units import duration, size
 
 COLUMNS = 80
-
-ASKED = {
-    "base": "The base, stored at each bit-width",
-    "trained": "{subject} trained on each bit-width",
-    "merged": "{subject} served at each bit-width, merged and then stored",
-    "adapter": "{subject} served at each bit-width, its adapter beside the stored base",
-}
 
 KINDS = {"kl_unquantized": "KL", "kl_merged": "KL\nmerged", "kl_requantized": "KL re-\nquantized"}
 """What the divergences of `DIVERGENCES` are called in a column."""
@@ -27,7 +20,7 @@ def render(found: Bits) -> str:
     """Every question with its table, its sentences and what would settle it; then speeds and what limits it all."""
     lines = []
     for question in found.questions:
-        lines += [_title(question), *_tables(question), "", *_said(question, found.study), "", ""]
+        lines += [question.title, *_tables(question), "", *_said(question, found.study), "", ""]
     lines += _ways(found.ways)
     if found.speeds:
         lines += ["How fast the base answers", _speeds(found.speeds).rstrip(), "", ""]
@@ -38,11 +31,7 @@ def render(found: Bits) -> str:
 
 def brief(found: Bits) -> str:
     """The answers alone."""
-    return "\n".join(f"{_title(q)}: {q.findings[0].sentence}" for q in found.questions)
-
-
-def _title(question: Question) -> str:
-    return ASKED[question.way or question.kind].format(subject=question.subject)
+    return "\n".join(f"{q.title}: {q.findings[0].sentence}" for q in found.questions)
 
 
 def _tables(question: Question) -> Iterator[str]:
@@ -114,15 +103,8 @@ def _nats(value: float | None) -> str:
 def _said(question: Question, study: str) -> Iterator[str]:
     for finding in question.findings:
         yield from _wrapped(finding.sentence)
-        for n in finding.needed:
-            runs = f"{n.items} items" if question.kind == "base" else f"{n.seeds} seeds on {n.items} items"
-            yield from _wrapped(f"to settle {n.name}: {runs}, {n.hours:.2f} h ({n.chance:.0%})")
-        if finding.needed:
-            more = "more items (controls.evaluate, controls.data)" if question.kind == "base" else "fresh confirm.seeds"
-            yield from _wrapped(f"run them as a study of its own: name={study}-next and {more}")
-        if finding.too_close:
-            names = ", ".join(finding.too_close)
-            yield from _wrapped(f"{names}: too close to call with a sensible number of runs")
+        for line in to_settle(question, finding, study):
+            yield from _wrapped(line)
     for reason in question.skipped:
         yield from _wrapped(f"not judged on {reason}")
 

@@ -9,7 +9,9 @@ import click
 from harness.cli._options import json_option, store_option
 
 if TYPE_CHECKING:
-    from harness.store import Compacted, StudyStore
+    from collections.abc import Iterator
+
+    from harness.store import Compacted, Store, StudyStore
 
 MANY = 200
 """A study with more runs in files of their own is compacted when its command ends."""
@@ -40,7 +42,7 @@ def command(study: str | None, store: Path, as_json: bool) -> None:
     from harness.store import Store
 
     results = Store(store)
-    done = [compact(results.study(name)) for name in ([study] if study else results.studies())]
+    done = [compact(results.study(study))] if study else list(_all(results))
     for one in done:
         for left in one.did.left:
             click.echo(f"warning: left as it is: {left.path}: {left.reason}", err=True)
@@ -53,6 +55,17 @@ def command(study: str | None, store: Path, as_json: bool) -> None:
         click.echo(f"no studies in {store}")
 
 
+def _all(store: "Store") -> "Iterator[Done]":
+    """Every study that is not running."""
+    from harness.errors import StoreError
+
+    for name in store.studies():
+        try:
+            yield compact(store.study(name))
+        except StoreError as error:
+            click.echo(f"warning: {name} is left as it is: {error.message}", err=True)
+
+
 def compact(study: "StudyStore") -> Done:
     """Compact a study that no command is running.
 
@@ -63,6 +76,11 @@ def compact(study: "StudyStore") -> Done:
         before = _size(study)
         did = study.compact()
         return Done(study.folder.name, did, before, _size(study))
+
+
+def compact_if_long(study: "StudyStore") -> Done | None:
+    """What `harness study` does at its end."""
+    return compact(study) if study.files() > MANY else None
 
 
 def _size(study: "StudyStore") -> int:

@@ -35,7 +35,7 @@ def command(study: str | None, runs: bool, store: Path, as_json: bool) -> None:
             click.echo(f"no studies in {store}; make one: harness study tiny-methods --store {store}")
         else:
             columns = ["study", "runs", "question"]
-            click.echo(table(columns, [[str(row[c]) for c in columns] for row in listing]))
+            click.echo(table(columns, [["" if row[c] is None else str(row[c]) for c in columns] for row in listing]))
             for row in listing:
                 if row["origin"]:
                     click.echo(f"note: {row['study']} holds results of {row['origin']}, made elsewhere")
@@ -53,10 +53,15 @@ def command(study: str | None, runs: bool, store: Path, as_json: bool) -> None:
 
 
 def _listed(store: "Store", name: str) -> dict[str, object]:
+    from harness.errors import HarnessError
+
     one = store.study(name)
-    spec = one.spec()
-    origin = spec.origin.tool if spec.origin else None
-    return {"study": name, "runs": len(one.records()), "question": spec.question, "origin": origin}
+    try:
+        spec = one.spec()
+        origin = spec.origin.tool if spec.origin else None
+        return {"study": name, "runs": len(one.records()), "question": spec.question, "origin": origin}
+    except HarnessError as error:  # the others are shown all the same
+        return {"study": name, "runs": None, "question": f"cannot be read: {error.message}", "origin": None}
 
 
 def _runs(records: "Sequence[Record]") -> list[dict[str, object]]:

@@ -108,17 +108,16 @@ def command(
 
 def _compact(store: "StudyStore") -> None:
     """Merge the files of a long study, which would read slowly."""
-    from harness.cli.compact import MANY, compact
+    from harness.cli.compact import compact_if_long
     from harness.errors import StoreError
 
-    if store.files() <= MANY:
-        return
     try:
-        done = compact(store)
-    except StoreError as error:  # another command went on with the study; nothing depends on it
+        done = compact_if_long(store)
+    except StoreError as error:  # another command goes on with the study; nothing depends on it
         click.echo(f"warning: not compacted: {error.message}", err=True)
         return
-    click.echo(f"{done.did.runs} runs merged into one file per table, which read faster", err=True)
+    if done is not None:
+        click.echo(f"the files of {done.did.runs} runs were merged into one per table, which read faster", err=True)
 
 
 def _bits(store: "StudyStore", spec: "StudySpec") -> None:

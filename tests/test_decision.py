@@ -1,0 +1,113 @@
+"""The decision as one artefact: its sentences, its rows and the run that it names."""
+
+import json
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+import stores
+
+from harness import charts, decision, reproduce
+from harness.recommend import Limits, recommend
+from harness.spec import load_study
+from harness.store import StudyStore
+from harness.units import GIB, duration, energy, money, size
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
+    return stores.generate(tmp_path_factory.mktemp("results"), "study", 60, flavour="cuda")
+
+
+def test_its_sentences_are_those_of_the_recommendation(store: StudyStore) -> None:
+    for limits in (Limits(), Limits(memory_bytes=24 * GIB, margin=0.05), Limits(hours=1e-9)):
+        said, found = decision.of_study(store, limits).recommendation, recommend(store, limits)
+        assert (said.sentence, said.full_sentence, said.worth) == (found.sentence, found.full_sentence, found.worth)
+
+
+def test_rows_are_ranked_and_none_is_missing(store: StudyStore) -> None:
+    found = decision.of_study(store, Limits())
+    scored = [r.quality for r in found.rows if r.quality is not None]
+    assert scored == sorted(scored, reverse=True)
+    assert {r.arm for r in found.rows} == set(store.spec().arms)
+
+
+def test_it_is_strict_json(store: StudyStore) -> None:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    text = json.dumps(decision.of_study(store, Limits(memory_bytes=24 * GIB)).as_json())
+    read = json.loads(text, parse_constant=refuse)
+    assert read["schema"] == 1
+    assert read["limits"]["memory_bytes"] == 24 * GIB
+    assert read["recommendation"]["worth"] in {"yes", "no", "not shown"}
+
+
+def test_limits_are_said_and_given_as_options() -> None:
+    limits = Limits(memory_bytes=24 * GIB, hours=2.0, metric="test_loss", per_hour=0.69)
+    assert decision.limits_said(limits, "$") == "24 GiB of GPU memory, 2 h per run"
+    assert decision.limits_said(Limits(), "$") == "no limits"
+    flags = ["--vram", "24", "--hours", "2", "--metric", "test_loss", "--per-hour", "0.69"]
+    assert decision.flags(limits) == flags
+
+
+def test_an_interval_over_items_is_that_of_wilson() -> None:
+    # 47.2 % of 1319: z = 1.96, centre (p + z2 / 2n) / (1 + z2 / n) = 0.472, half-width about 0.027
+    low, high = decision.items_interval(0.472, 1319)
+    assert low == pytest.approx(0.445, abs=1e-3)
+    assert high == pytest.approx(0.499, abs=1e-3)
+
+
+def test_a_quality_is_never_without_its_interval_or_the_reason(store: StudyStore) -> None:
+    found = decision.of_study(store, Limits())
+    for row in found.rows:
+        said = charts.quality(row, found)
+        assert row.quality is None or "[" in said or "one seed" in said
+
+
+def test_the_command_makes_the_very_same_trial(store: StudyStore) -> None:
+    spec, tried = store.spec(), 0
+    for record in store.records():
+        line = reproduce.command(record, spec, store.folder / "study.yaml")
+        if record.phase not in {"search", "confirm"}:
+            assert line is None
+            continue
+        assert line is not None
+        _, _, path, *overrides = shlex.split(line)
+        again = load_study(Path(path), overrides)
+        arm = again.arms[record.trial.arm]
+        assert list(again.arms) == [record.trial.arm]
+        changes = {"controls": again.controls, "params": dict(arm.params), "study": again.name}
+        assert record.trial.model_copy(update=changes).id == record.trial_id
+        seeds = again.confirm.seeds if record.phase == "confirm" else [again.search.seed]
+        assert seeds == [record.trial.seed]
+        tried += 1
+    assert tried > 20
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (size(3 << 30), "3.0 GiB"),
+        (duration(89), "89 s"),
+        (duration(5400), "1 h 30 min"),
+        (money(1.4, "$"), "$1.40"),
+        (money(0.00123, "$"), "$0.0012"),
+        (money(12.5, "EUR"), "12.50 EUR"),
+        (money(None, "$"), "-"),
+        (energy(3600), "1 Wh"),
+        (energy(7.2e6), "2.00 kWh"),
+    ],
+)
+def test_quantities_read_with_their_units(said: str, wanted: str) -> None:
+    assert said == wanted
+
+
+def test_the_ranked_chart_keeps_the_baseline_and_the_one_to_use(store: StudyStore) -> None:
+    found = decision.of_study(store, Limits())
+    assert found.chosen is not None
+    few = charts.ranked_frame(found, most=1)
+    assert {found.baseline, found.chosen.arm} <= set(few["configuration"])
+    assert len(few) <= 3
+    assert math.isclose(few["quality"].max(), 100 * max(r.quality or 0.0 for r in found.rows))
