@@ -18,8 +18,7 @@ def several(found: search.Tuning) -> list[str]:
     known = search.series_of(found)
     if len(known) < 2:
         return known
-    if not set(st.session_state.get("search_shown") or ()) <= set(known):  # of another study
-        del st.session_state["search_shown"]
+    shared.forget_unknown("search_shown", known)
     picked = st.multiselect(
         "Configurations", known, default=known[: search.SERIES], key="search_shown", max_selections=search.SERIES,
         bind="query-params", help="Shown in the two charts below; empty: all of them.",
