@@ -430,8 +430,8 @@ def _method(evidence: Evidence, decision: Decision) -> list[str]:
     compared = (
         f"No difference between them is shown: {evidence.elsewhere}."
         if evidence.elsewhere
-        else "Configurations are compared item by item over seeds, with intervals that hold both the noise between runs "
-        "and that between items, adjusted where several are compared at once."
+        else "Configurations are compared item by item over seeds, with intervals that hold both the noise between "
+        "runs and that between items, adjusted where several are compared at once."
     )
     return [
         made,
