@@ -161,11 +161,12 @@ def spent(frame: pd.DataFrame) -> None:
 def calibration() -> None:
     st.subheader("How good the forecasts were")
     found = scored(folder, view.version)
-    pairs = [(of, shown.calibration_frame(evidence.records, of)) for of in shown.KINDS]
-    if all(frame.empty for _, frame in pairs):
-        st.text("No run has both a forecast and a measurement: results of an older version, or made elsewhere.")
+    pairs = [(of, f) for of in shown.KINDS if len(f := shown.calibration_frame(evidence.records, of))]
+    if not pairs:
+        why = ": they are of an older version, or were made elsewhere" if evidence.runs else ""
+        st.text(f"No run has both a forecast and a measurement{why}.")
         return
-    for column, (of, frame) in zip(st.columns(2), pairs, strict=True):
+    for column, (of, frame) in zip(st.columns(2), pairs, strict=False):
         chart = shown.calibration_chart(frame, of)
         if chart is not None:
             column.altair_chart(chart, alt=shown.coverage(frame, of))
