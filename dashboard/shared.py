@@ -1,6 +1,8 @@
 """What all pages share: which study, under which limits, read once and kept until results are added."""
 
+import contextlib
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -104,10 +106,10 @@ def unreadable(view: View) -> list[str]:
     return [f"{file.path.name}: {file.reason}" for file in view.store.unreadable()]
 
 
-def link(view: View) -> str:
-    """The address of this very view, every value spelled out."""
+def asked(view: View) -> dict[str, str]:
+    """Study and limits as they stand in an address, every value spelled out: what a link carries along."""
     limits = view.limits
-    asked = {
+    values = {
         "study": view.store.folder.name,
         "vram": None if limits.memory_bytes is None else f"{limits.memory_bytes / GIB:g}",
         "hours": limits.hours,
@@ -117,8 +119,18 @@ def link(view: View) -> str:
         "margin": limits.margin,
         "quality": limits.quality,
     }
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def link(view: View) -> str:
+    """The address of this very view."""
     base = str(st.context.url or "").partition("?")[0]
-    return f"{base}?{urlencode({k: v for k, v in asked.items() if v is not None})}"
+    return f"{base}?{urlencode(asked(view))}"
+
+
+def page(view: View, name: str) -> str:
+    """The address of another page on this study under these limits, relative to this one."""
+    return f"{name}?{urlencode(asked(view))}"
 
 
 def failed(error: HarnessError) -> None:
@@ -128,15 +140,20 @@ def failed(error: HarnessError) -> None:
         st.code(error.remedy, language=None, wrap_lines=True)
 
 
+def warm() -> None:
+    """Read the study that the first page shows, so that it does not have to wait; a mistake is the page's to tell."""
+    from harness import charts  # noqa: F401  # a second of imports
+
+    names = Store(root()).studies()
+    if names:
+        with contextlib.suppress(HarnessError):
+            store = opened(_latest(names))
+            _decision(str(store.folder), store.version(), Limits())
+
+
 def own(folder: str, version: str) -> tuple[Evidence, list[str]]:
     """What was gathered on the study's own metric, with the caveats of its summary."""
     return _evidence(folder, version, None), _summary(folder, version, None).caveats
-
-
-def forget_unknown(key: str, known: list[str]) -> None:
-    """A choice that another study had is none of this one."""
-    if st.session_state.get(key) not in {None, *known}:
-        del st.session_state[key]
 
 
 def plain(text: str) -> str:
@@ -144,6 +161,16 @@ def plain(text: str) -> str:
     for sign in "\\`*_[]$~<>#:":
         text = text.replace(sign, f"\\{sign}")
     return text
+
+
+def forget_unknown(key: str, known: Collection[object]) -> None:
+    """A choice that another study had is none of this one; of several choices those that are left are kept."""
+    chosen = st.session_state.get(key)
+    if isinstance(chosen, list):
+        if left := [c for c in chosen if c not in known]:
+            st.session_state[key] = [c for c in chosen if c not in left]
+    elif chosen is not None and chosen not in known:
+        del st.session_state[key]
 
 
 @st.cache_resource(max_entries=KEPT, show_spinner=False)

@@ -160,7 +160,7 @@ def of_arm(evidence: Evidence, arm: str) -> Configuration | None:
 
 def of_run(record: Record, spec: StudySpec, runs: Sequence[Record] = ()) -> Configuration:
     """A run's configuration, with what was measured over `runs` of it, else in this run alone."""
-    trial, origin = record.trial, getattr(spec, "origin", None)
+    trial, origin = record.trial, spec.origin
     model, data = trial.controls.model, trial.controls.data
     method, stored = _parts(record)
     packages = {k: str(v) for k, v in record.environment.get("packages", {}).items() if v is not None}

@@ -11,9 +11,9 @@ from test_study import MadeUp, Silent
 
 from harness import plugins
 from harness.cli._table import render
-from harness.cli.compare import _differences
 from harness.forecast import processors
 from harness.interfaces import Launcher
+from harness.pairs import differences
 from harness.planning import Forecaster
 from harness.record import Record, outcomes
 from harness.spec import Controls, DataSource, ModelSource, StudySpec
@@ -134,7 +134,7 @@ def test_an_arm_out_of_memory_goes_on_at_half_the_micro_batch_until_it_fits(
     assert (narrow["search_trials"], narrow["failed"]) == (1, 0)
     assert (narrow["micro_batch"], row(summary, "lora")["micro_batch"]) == ("2", "8")
     (differing,) = [
-        v for k, v in _differences(spec, {r.arm: r for r in summary.arms}, "lora", "narrow").items() if k != "method"
+        v for k, v in differences(spec, {r.arm: r for r in summary.arms}, "lora", "narrow").items() if k != "method"
     ]
     assert differing == ["8", "2"]
     shown = render(summary)

@@ -1,1 +1,83 @@
-"""Placeholder."""
+"""Can I trust this?"""
+
+import streamlit as st
+
+from dashboard import shared
+from dashboard.views import method
+from harness.spec import dump_study
+
+view = shared.current()
+evidence, decision, records = view.evidence, view.decision, view.evidence.records
+declared = view.store.declared()
+comparison = evidence.against(evidence.spec.baseline, list(evidence.spec.arms), decision.margin)
+banner = method.banner(evidence, declared)
+
+st.header("Can I trust this?")
+st.caption(shared.plain(f"{decision.study} · {evidence.spec.question or 'no question given'}"))
+with st.container(border=True):
+    st.badge(banner.badge, icon=banner.icon, color=banner.color)
+    st.markdown(f"**{shared.plain(banner.sentence)}**")
+    for line in banner.details:
+        st.caption(shared.plain(line))
+
+st.subheader("What is measured")
+st.table(method.definitions(evidence, decision), hide_index=True, alt="What each number is and how many runs have it")
+
+st.subheader("How a verdict is made")
+for rule in method.rules(evidence, declared, comparison):
+    st.markdown(f"**{shared.plain(rule.name)}.** {shared.plain(rule.rule)}")
+    st.caption(shared.plain(f"Here: {rule.here}"))
+table = method.verdicts(comparison, decision)
+if len(table):
+    st.dataframe(
+        table, hide_index=True, alt=f"Verdicts of {len(table)} configurations with what they rest on",
+        column_config={"Configuration": st.column_config.TextColumn(pinned=True)},
+    )  # fmt: skip
+    note = method.margin_note(decision, evidence)
+    if note:
+        st.caption(shared.plain(note))
+else:
+    st.text("There is no verdict to show: the baseline and another configuration both need confirmed runs.")
+
+if evidence.spec.origin is None:
+    st.subheader("Declared before the first run")
+    st.dataframe(
+        method.declaration(declared, evidence.spec), hide_index=True,
+        alt="What was declared before the first run, and what the study file says now",
+    )  # fmt: skip
+    st.caption("What was changed afterwards makes every answer exploratory. Prices may change, they are no evidence.")
+
+st.subheader("What it is about")
+st.dataframe(
+    method.hashes(evidence, view.store, declared), hide_index=True, alt="Hashes of model, data, rows and question"
+)
+
+st.subheader("Tasks")
+asked = method.tasks(evidence, decision)
+if len(asked):
+    st.dataframe(
+        asked, hide_index=True, alt=f"{len(asked)} scores: what runs are asked and how many items",
+        column_config={"Task": st.column_config.TextColumn(pinned=True)},
+    )  # fmt: skip
+    st.caption(shared.plain(method.zero_note(evidence)))
+else:
+    st.text("No run has a score yet.")
+
+st.subheader("Versions and machines")
+if records:
+    made, ran = st.columns(2)
+    made.dataframe(method.versions(records), hide_index=True, alt="Versions of the packages that runs were made with")
+    ran.dataframe(method.machines(records), hide_index=True, alt="Hardware and system that runs were made on")
+else:
+    st.text("No run yet.")
+
+st.subheader("Known limits")
+st.markdown("\n".join(f"- {shared.plain(line)}" for line in method.limits(evidence)))
+
+st.subheader("Make it again, and cite it")
+st.code(method.reproduce(evidence, view.store), language=None, wrap_lines=True)
+st.code(method.citation(evidence, declared), language=None, wrap_lines=True)
+st.download_button(
+    "Study file", dump_study(evidence.spec), f"{evidence.spec.name}.yaml", "application/yaml",
+    icon=":material/download:", help="The question with every default spelled out.", on_click="ignore",
+)  # fmt: skip

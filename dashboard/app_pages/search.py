@@ -1,1 +1,141 @@
-"""Placeholder."""
+"""Was the search fair, and is it finished?"""
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import shared
+from dashboard.views import search, search_charts
+from harness.summary import Evidence, Summary
+
+
+@st.cache_resource(max_entries=shared.KEPT, show_spinner="Reading the trial log")
+def read(folder: str, version: str, _evidence: Evidence, _summary: Summary) -> search.Tuning:
+    return search.tuning(_evidence, _summary)
+
+
+def several(found: search.Tuning) -> list[str]:
+    """The tunings to show: all, or those that were picked."""
+    known = search.series_of(found)
+    if len(known) < 2:
+        return known
+    if not set(st.session_state.get("search_shown") or ()) <= set(known):  # of another study
+        del st.session_state["search_shown"]
+    picked = st.multiselect(
+        "Configurations", known, default=known[: search.SERIES], key="search_shown", max_selections=search.SERIES,
+        bind="query-params", help="Shown in the two charts below; empty: all of them.",
+    )  # fmt: skip
+    return [name for name in known if name in picked] or known[: search.SERIES]
+
+
+def charts(found: search.Tuning) -> None:
+    order = several(found)
+    frame: pd.DataFrame = found.tried[found.tried["series"].isin(order)]
+    chosen = [c for c in found.chosen if c.series in order]
+
+    st.subheader("History")
+    if not chosen:
+        st.text("No tuning trial was completed, so there is no loss to draw. The ledger above says how they ended.")
+        return
+    if frame["number"].max() > 1:
+        st.altair_chart(search_charts.history(frame, order), alt=search.history_alt(frame))
+        st.caption(
+            "Points are tuning trials, one seed each; lines are the lowest loss so far. Tuning minimises the loss on "
+            f"the validation rows and sees neither test rows nor tasks. {search_charts.signs(frame)}"
+        )
+    else:
+        st.text("One tuning trial each: there is no history to draw.")
+
+    st.subheader("Learning rates")
+    if any(c.rates > 1 for c in chosen):
+        st.altair_chart(
+            search_charts.rates(frame, chosen, order, search.others_of(found)), alt=search.rates_alt(chosen)
+        )
+        st.caption(
+            "Rings mark the best learning rate of each configuration; bars are the range over its confirmed runs on "
+            "the same rows, on fresh seeds. “edge”: the best is the lowest or highest that was tried."
+        )
+    else:
+        st.text("One learning rate each: there is no curve to draw.")
+    st.dataframe(
+        search.rates_table(chosen), hide_index=True, alt=search.rates_alt(chosen),
+        column_config={"Configuration": st.column_config.TextColumn(pinned=True, width="medium")},
+    )  # fmt: skip
+
+
+def others(found: search.Tuning, evidence: Evidence) -> None:
+    st.subheader("Other searched parameters")
+    arms = search.others_of(found)
+    if not arms:
+        st.text("Nothing but the learning rate was varied. The key search of an arm names further parameters.")
+        return
+    shared.forget_unknown("search_arm", arms)
+    arm = st.selectbox("Configuration", arms, key="search_arm", bind="query-params")
+    frame = found.params[arm]
+    drawn = search_charts.slices(frame, evidence.spec, arm)
+    for start in range(0, len(drawn), 2):
+        for column, (name, chart) in zip(st.columns(2), drawn[start : start + 2], strict=False):
+            column.altair_chart(chart, alt=f"Validation loss of {arm} against its {name}, the best trial as a diamond")
+    st.caption(f"{len(frame)} completed trials, one seed each. The diamond is the best of them.")
+    if len(drawn) >= search.LEAST_VARYING:
+        st.altair_chart(
+            search_charts.parallel(frame, evidence.spec, arm),
+            alt=f"Parameters of the tuning trials of {arm} beside their loss; the best trial is the thick line",
+        )
+        few = f"The best {search_charts.LINES} of {len(frame)} trials" if len(frame) > search_charts.LINES else "Trials"
+        st.caption(f"{few} as lines over their parameters; the thick one is the best.")
+    st.markdown("**Importance**")
+    table = search.importance(frame)
+    if table is None:
+        st.text(search.missing(frame))
+        return
+    st.altair_chart(
+        search_charts.importance_chart(table),
+        alt=f"{table['Parameter'][0]} explains most of the loss of {arm}: {table['Share'][0]:.0%}",
+    )
+    st.caption(
+        f"Over {len(frame)} completed trials of {arm}: the share of the variation of the loss's ranks that a parameter "
+        "explains by itself, over groups of its values (correlation ratio with the correction of Kelley 1935, PNAS 21, "
+        "554). What two parameters do together is not in it, and with few trials it is rough."
+    )
+
+
+view = shared.current()
+found = read(str(view.store.folder), view.version, view.evidence, view.summary)
+banner = search.banner(view.evidence, found)
+
+st.header("Was the search fair, and is it finished?")
+st.caption(shared.plain(f"{view.decision.study} · {len(view.evidence.records)} runs in the log"))
+with st.container(border=True):
+    st.badge(banner.badge, icon=banner.icon, color=banner.color)
+    st.markdown(f"**{shared.plain(banner.sentence)}**")
+    for line in banner.details:
+        st.caption(shared.plain(line))
+command = search.next_command(view.store, found)
+if command:
+    st.code(command, language=None, wrap_lines=True)
+
+st.subheader("Budget of each configuration")
+st.dataframe(
+    search.ledger(found), hide_index=True, alt=f"Budget ledger: {banner.sentence}",
+    column_config={"Configuration": st.column_config.TextColumn(pinned=True, width="medium")},
+)  # fmt: skip
+st.caption(
+    "Every run of the trial log is counted once, at its latest attempt. A run without room for its micro-batch goes on "
+    "at a smaller one: each try is a run of the log, all of them together one trial of the budget."
+)
+
+st.subheader("Progress of the whole study")
+if found.progress:
+    st.dataframe(
+        search.progress_table(found), hide_index=True, alt="Runs done of those planned, by phase of the study",
+        column_config={"Share done": st.column_config.ProgressColumn(format="%.0f %%", min_value=0, max_value=100)},
+    )  # fmt: skip
+else:
+    st.text("What was planned is not known: another program made these runs.")
+
+if len(found.tried):
+    charts(found)
+    others(found, view.evidence)
+else:
+    st.subheader("History and learning rates")
+    st.text("There is no tuning trial to draw.")

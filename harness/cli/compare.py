@@ -8,15 +8,7 @@ import click
 from harness.cli._options import json_option, store_option
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
-
-    from harness.compare import Verdict
-    from harness.record import Record
     from harness.spec import StudySpec
-    from harness.store import StudyStore
-    from harness.summary import ArmRow
 
 
 @click.command(short_help="Compare two arms of a study.")
@@ -35,7 +27,9 @@ def command(a: str, b: str, study: str | None, margin: float | None, store: Path
     """
     import json
 
+    from harness import pairs
     from harness.store import Store
+    from harness.summary import gather, summarise
 
     if a == b:
         raise click.UsageError(f"{a} against itself: name two different arms")
@@ -44,9 +38,10 @@ def command(a: str, b: str, study: str | None, margin: float | None, store: Path
     spec = one.spec()
     for arm in (a, b):
         _known(arm, spec, one.folder)
-    found = _found(one, a, b, margin)
-    click.echo(json.dumps(found, indent=2) if as_json else _text(found, a, b))
-    return 0 if found["metrics"] and found["metrics"][0]["verdict"] in {"better", "worse", "equivalent"} else 5
+    evidence = gather(one)
+    pair = pairs.make(one, evidence, summarise(one, evidence), a, b, margin)
+    click.echo(json.dumps(pair.as_json(), indent=2) if as_json else _text(pair.as_json(), a, b))
+    return 0 if pair.shown else 5
 
 
 def _only(studies: list[str], store: Path) -> str:
@@ -63,111 +58,6 @@ def _known(arm: str, spec: "StudySpec", folder: Path) -> None:
 
     if arm not in spec.arms:
         raise SpecError(f"no arm {arm!r} in {folder.name}; {did_you_mean(arm, spec.arms)}")
-
-
-def _found(one: "StudyStore", a: str, b: str, margin: float | None) -> dict[str, Any]:
-    from harness.summary import LOSS, gather, judged_scores, summarise
-
-    evidence = gather(one)
-    spec = evidence.spec
-    rows = {r.arm: r for r in summarise(one).arms}
-    scores = {
-        s.task if s.role == "loss" else f"{s.task}/{s.metric}": s
-        for r in evidence.runs
-        if r.trial.arm in {a, b}
-        for s in r.scores
-    }
-    order = [n for n in dict.fromkeys([evidence.metric, LOSS, *sorted(scores)]) if n in scores]
-    metrics = []
-    for name in order:
-        better = scores[name].higher_is_better
-        first = name == evidence.metric
-        found = (
-            evidence.against(b, [a, b], margin) if first else evidence.on(name, b, [a, b], one, higher_is_better=better)
-        )
-        if name != "validation_loss" and found is not None and found.verdicts:
-            metric = _metric(judged_scores(one, evidence.runs, name), name, found[a], better)
-            if evidence.elsewhere:  # no outcomes per item to take means of
-                metric["means"] = _means(evidence.runs, name, (a, b))
-            metrics.append(metric)
-    return {
-        "study": spec.name,
-        "a": a,
-        "b": b,
-        "margin": spec.objective.margin if margin is None else margin,
-        "exploratory": bool(evidence.changed) or (margin is not None and margin != spec.objective.margin),
-        "metrics": metrics,
-        "cost": {name: _cost(rows[name]) for name in (a, b)},
-        "differs_in": _differences(spec, rows, a, b),
-    }
-
-
-def _means(runs: "Sequence[Record]", metric: str, arms: tuple[str, str]) -> dict[str, float]:
-    from harness.summary import over_seeds
-
-    found = {arm: over_seeds([r for r in runs if r.trial.arm == arm], metric) for arm in arms}
-    return {arm: score.mean for arm, score in found.items() if score}
-
-
-def _metric(scores: "pd.DataFrame", name: str, verdict: "Verdict", better: bool) -> dict[str, Any]:
-    a, b = verdict.arm, verdict.baseline
-    means = scores.groupby("arm")["score"].mean()
-    seeds = scores.pivot_table(index="seed", columns="arm", values="score").reindex(columns=[a, b]).dropna()
-    bounds = verdict.interval
-    return {
-        "metric": name,
-        "higher_is_better": better,
-        "means": {arm: float(means[arm]) for arm in (a, b) if arm in means.index},
-        "difference": bounds.difference if bounds else None,
-        "low": bounds.low if bounds else None,
-        "high": bounds.high if bounds else None,
-        "verdict": verdict.label,
-        "reason": verdict.reason,
-        "naive": verdict.naive,
-        "seeds": verdict.seeds,
-        "items": verdict.items,
-        "per_seed": {str(s): float(v) for s, v in (seeds[a] - seeds[b]).items()},
-        "flips": _flips(scores[scores["arm"].isin([a, b])], a, b),
-    }
-
-
-def _flips(scores: "pd.DataFrame", a: str, b: str) -> dict[str, float] | None:
-    """Shares of seed and item pairs that both, one or none got right; None for scores that are not 0 or 1."""
-    if scores.empty or not scores["score"].isin([0, 1]).all():
-        return None
-    wide = scores.pivot_table(index=["seed", "example_id"], columns="arm", values="score").dropna()
-    right_a, right_b = wide[a] == 1, wide[b] == 1
-    return {
-        "both right": float((right_a & right_b).mean()),
-        f"only {a}": float((right_a & ~right_b).mean()),
-        f"only {b}": float((~right_a & right_b).mean()),
-        "both wrong": float((~right_a & ~right_b).mean()),
-    }
-
-
-def _cost(row: "ArmRow") -> dict[str, Any]:
-    return {
-        "peak_bytes": row.peak_bytes,
-        "train_seconds": row.train_seconds,
-        "tokens_per_second": row.tokens_per_second,
-        "search_trials": row.search_trials,
-        "search_seconds": row.search_seconds,
-    }
-
-
-def _differences(spec: "StudySpec", rows: "dict[str, ArmRow]", a: str, b: str) -> dict[str, list[Any]]:
-    """Settings that are not the same in both arms; everything under controls is, but for how a batch is split."""
-    left, right = (
-        {
-            "method": spec.arms[name].method,
-            "quantization": spec.arms[name].quantization,
-            **spec.arms[name].params,
-            "learning_rate": rows[name].learning_rate,
-            "micro_batch": rows[name].micro_batch,
-        }
-        for name in (a, b)
-    )
-    return {k: [left.get(k), right.get(k)] for k in {**left, **right} if left.get(k) != right.get(k)}
 
 
 def _text(found: dict[str, Any], a: str, b: str) -> str:

@@ -6,7 +6,7 @@ import click
 
 from harness.cli._options import store_option
 
-APP = Path(__file__).resolve().parent.parent.parent / "dashboard" / "app.py"
+SERVER = Path(__file__).resolve().parent.parent.parent / "dashboard" / "server.py"
 
 
 @click.command(short_help="Look at results in a browser, on this machine only.")
@@ -21,7 +21,6 @@ def command(port: int | None, opens: bool | None, store: Path) -> int:
     Limits and choices are in the address of the page: a link opens the same view.
     """
     import importlib.util
-    import os
     import subprocess
     import sys
 
@@ -37,23 +36,10 @@ def command(port: int | None, opens: bool | None, store: Path) -> int:
     if port is not None and _taken(port):
         raise NotReady(f"port {port} is taken", "harness dashboard    # finds a free one")
     listening = port or _free(8501)
-    settings = {
-        "server.address": "127.0.0.1",
-        "server.port": listening,
-        "server.headless": str(not opens).lower(),
-        "server.fileWatcherType": "none",
-        "browser.gatherUsageStats": "false",
-        "browser.serverAddress": "127.0.0.1",
-        "client.toolbarMode": "viewer",
-        "client.showErrorDetails": "none",
-        "theme.base": APP.parent / "theme.toml",
-    }
-    flags = [f"--{key}={value}" for key, value in settings.items()]
     click.echo(f"http://127.0.0.1:{listening}  (results in {store}; Ctrl-C ends it)", err=True)
     try:
         return subprocess.call(
-            [sys.executable, "-m", "streamlit", "run", str(APP), *flags],
-            env={**os.environ, "HARNESS_STORE": str(store.resolve())},
+            [sys.executable, str(SERVER), str(store.resolve()), str(listening), *(["open"] if opens else [])],
             stdout=subprocess.DEVNULL,
         )
     except KeyboardInterrupt:

@@ -5,40 +5,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli._options import json_option, store_option
+from harness.cli._options import json_option, limit_options, store_option
 
 if TYPE_CHECKING:
-    from harness.recommend import Candidate, Recommendation
+    from harness.recommend import Candidate, Limits, Recommendation
     from harness.summary import Summary
 
 
 @click.command(short_help="Say which configuration to use under your limits.")
 @click.argument("study", required=False)
-@click.option("--vram", type=click.FloatRange(0, min_open=True), help="GPU memory in GiB that a run must fit in.")
-@click.option("--hours", type=click.FloatRange(0, min_open=True), help="Most hours for one run.")
-@click.option(
-    "--money", type=click.FloatRange(0, min_open=True), help="Most money for one run (needs a price per hour)."
-)
-@click.option("--quality", type=float, help="Least score that the configuration must be shown to reach.")
-@click.option(
-    "--margin", type=click.FloatRange(0), help="Differences up to this do not matter.  [default: the study's]"
-)
-@click.option("--metric", help="What to judge by, as `harness show` names it.  [default: the study's]")
-@click.option("--per-hour", type=click.FloatRange(0), help="Price of an hour.  [default: the study's prices.per_hour]")
+@limit_options
 @store_option
 @json_option
-def command(
-    study: str | None,
-    vram: float | None,
-    hours: float | None,
-    money: float | None,
-    quality: float | None,
-    margin: float | None,
-    metric: str | None,
-    per_hour: float | None,
-    store: Path,
-    as_json: bool,
-) -> int:
+def command(study: str | None, limits: "Limits", store: Path, as_json: bool) -> int:
     """Say which configuration of STUDY to use under your limits, and whether the baseline is worth its cost.
 
     Ends with 5 when the evidence does not show it; the cheapest that fits is named then.
@@ -46,15 +25,13 @@ def command(
     import json
 
     from harness.cli.compare import _only
-    from harness.recommend import Limits, decide
+    from harness.recommend import decide
     from harness.store import Store
     from harness.summary import gather, summarise
-    from harness.units import GIB
 
     results = Store(store)
     one = results.study(study or _only(results.studies(), store))
-    limits = Limits(int(vram * GIB) if vram else None, hours, money, quality, margin, metric, per_hour)
-    evidence = gather(one, metric)
+    evidence = gather(one, limits.metric)
     summary = summarise(one, evidence)
     found = decide(evidence, summary, limits)
     if as_json:

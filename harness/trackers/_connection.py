@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 Requested = Literal["auto", "online", "offline", "off"]
 Mode = Literal["online", "offline", "off"]
@@ -15,6 +15,8 @@ DEFAULT_URL = "https://api.forge.coreweave.com"
 """The client's own default (wandb 0.31)."""
 CLOUD_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")
 """Names of one server: a key stored for the older is used for the newer too."""
+CLOUD_PAGES = "https://forge.coreweave.com/wandb"
+"""Where that server shows runs."""
 PROBE_SECONDS = 2.0
 
 
@@ -67,6 +69,20 @@ def tracker_settings(mode: Mode, environment: Mapping[str, str], study_folder: P
         "project": environment.get("WANDB_PROJECT", ""),
         "entity": environment.get("WANDB_ENTITY", ""),
     }
+
+
+def run_page(environment: Mapping[str, str], study: str, run: str) -> str | None:
+    """The address at which a server shows a run that was sent to it.
+
+    None without WANDB_ENTITY: whose a run is by default, the server alone knows.
+    """
+    entity = environment.get("WANDB_ENTITY")
+    if not entity:
+        return None
+    api = environment.get("WANDB_BASE_URL") or DEFAULT_URL
+    pages = CLOUD_PAGES if urlsplit(api).hostname in CLOUD_HOSTS else api.replace("://api.", "://app.").rstrip("/")
+    project = environment.get("WANDB_PROJECT") or study
+    return f"{pages}/{quote(entity)}/{quote(project)}/runs/{run}"
 
 
 def endpoint(environment: Mapping[str, str]) -> tuple[str, int]:

@@ -1,0 +1,83 @@
+"""The page on quality against cost."""
+
+from pathlib import Path
+
+import pytest
+from stores import generate
+from streamlit.testing.v1 import AppTest
+
+from dashboard.views import trade_offs as views
+from harness.decision import Decision, make
+from harness.recommend import Limits
+from harness.store import StudyStore
+from harness.summary import gather, summarise
+from harness.trade_offs import TradeOff, along
+
+APP = str(Path(__file__).resolve().parent.parent / "dashboard" / "app.py")
+
+
+def shown(store: StudyStore) -> tuple[TradeOff, Decision]:
+    evidence = gather(store)
+    summary = summarise(store, evidence)
+    decision = make(store, evidence, summary, Limits())
+    return along("memory", evidence, summary, decision), decision
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, store: Path) -> AppTest:
+    monkeypatch.setenv("HARNESS_STORE", str(store))
+    at = AppTest.from_file(APP, default_timeout=60)
+    return at.run().switch_page("app_pages/trade_offs.py").run()
+
+
+@pytest.fixture(scope="module")
+def rented(tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
+    return generate(tmp_path_factory.mktemp("store"), "rented", 57, flavour="cuda", items=60)
+
+
+def test_the_table_starts_with_the_cheapest(rented: StudyStore) -> None:
+    found, decision = shown(rented)
+    table = views.table(found, decision)
+    assert list(table["Configuration"]) == ["qlora-nf4", "lora-int8", "lora", "full"]
+    assert all(size.endswith(" GiB") for size in table["GPU memory"])
+    assert all("[" in quality for quality in table["gsm8k exact_match (%)"])
+    assert all(chance.endswith("%") for chance in table["Chance to be on the front"])
+
+
+def test_rows_and_points_are_picked_alike(rented: StudyStore) -> None:
+    table = views.table(*shown(rented))
+    points = {"picked": [{"configuration": "full"}, {"configuration": "lora"}, {"configuration": "of another study"}]}
+    assert views.picked([2], table, points) == ["lora", "full"]
+    assert views.picked([], table, {}) == []
+
+
+def test_what_to_do_next_is_said(rented: StudyStore) -> None:
+    found, _ = shown(rented)
+    assert views.picking([], found).startswith("Pick two configurations")
+    assert views.picking(["full"], found) == "full is picked. Pick one more to compare the two."
+    assert views.picking(["full", "lora", "qlora-nf4"], found) == "3 are picked. Two can be compared at a time."
+    assert views.picking(["lost", "full"], found) == "lost has no score, so there is nothing to compare."
+
+
+def test_an_axis_that_was_not_measured_is_said_to_be_missing() -> None:
+    assert views.left_out(["memory", "time", "cost", "energy"]) is None
+    assert views.left_out(["memory", "time", "energy"]) == (
+        "Not to choose from: cost (set a price per hour under Limits)."
+    )
+
+
+def test_the_page_follows_its_axis_and_the_limits(rented: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = opened(monkeypatch, rented.folder.parent)
+    assert not at.exception
+    assert "GPU memory" in at.dataframe[0].value
+    at.number_input(key="vram").set_value(14).run()
+    assert any("limit of 14.0 GiB with 5 % to spare" in c.value.replace("\\", "") for c in at.caption)
+    at.segmented_control(key="trade_offs_axis").set_value("energy").run()
+    assert not at.exception
+    assert all(value.endswith("Wh") for value in at.dataframe[0].value["Energy"])
+
+
+def test_without_room_for_any_run_the_page_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate(tmp_path, "tight", 30, flavour="cuda", kinds=("out_of_memory",))
+    at = opened(monkeypatch, tmp_path)
+    assert not at.exception
+    assert any("harness plan tight --gpu" in text.value for text in at.text)
