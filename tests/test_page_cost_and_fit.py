@@ -7,6 +7,7 @@ import pytest
 import stores
 from conftest import MakeRecord, MakeSpec
 
+from harness.budget import plan
 from harness.decision import make
 from harness.forecast.processors import Processor, find
 from harness.recommend import Limits
@@ -126,6 +127,19 @@ def test_a_card_too_small_for_a_run_holds_it_at_a_smaller_micro_batch_or_not_at_
     assert row["Cheapest card that holds it"] == "large (24.0 GiB, $0.50 per hour)"
 
 
+def test_a_card_holds_what_the_plan_for_it_says(tmp_path: Path) -> None:
+    evidence = gather(stores.generate(tmp_path, "s", 0, flavour="cuda"))
+    cards = [find(name) for name in ("RTX 4090", "MI250", "H100-SXM")]
+    found = {h.arm: h.places for h in shown.holdings(evidence.spec, [], cards)}
+    for processor in cards:
+        for arm in plan(evidence.spec, processor).arms:
+            place, needed = found[arm.arm][processor.name], arm.confirm.process_bytes
+            assert needed is not None
+            assert (place.fits, place.micro_batch) == (arm.confirm.fits, arm.micro_batch)
+            assert place.needed_bytes == round(needed.mid)
+    assert len({p.fits for places in found.values() for p in places.values()}) > 2
+
+
 def test_cards_are_filtered_by_what_they_hold() -> None:
     holds = shown.Holding("a", "forecast", {"x": shown.Place("no", 9 * GIB, 4, False),
                                             "y": shown.Place("likely", 9 * GIB, 2, True)}, "")  # fmt: skip
@@ -182,7 +196,12 @@ def test_coverage_is_that_of_the_command(tmp_path: Path) -> None:
     assert len(frame) == error.n
     assert (frame["inside"] == shown.INSIDE).mean() == pytest.approx(error.coverage)
     held = int((frame["inside"] == shown.INSIDE).sum())
-    assert f"in {held} of {error.n} runs" in shown.coverage(frame, "time")
+    assert f"in {held} of {error.n} runs ({100 * held / error.n:.0f} %" in shown.coverage(frame, "time")
+
+
+def test_a_few_runs_say_nothing_about_coverage(make_record: MakeRecord) -> None:
+    frame = shown.calibration_frame([make_record(forecast=forecast(720))], "memory")
+    assert shown.coverage(frame, "memory").endswith("in 1 of 1 run: too few to judge it by.")
 
 
 def test_the_score_is_listed_as_the_command_lists_it(make_record: MakeRecord) -> None:

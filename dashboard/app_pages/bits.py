@@ -8,7 +8,6 @@ from dashboard import shared
 from dashboard.views import bits as shown
 from harness import bits
 from harness.bits import Bits, Question
-from harness.store import StudyStore
 
 view = shared.current()
 
@@ -17,7 +16,7 @@ view = shared.current()
 def answer(folder: str, version: str) -> Bits:
     """On the study's own metric and margin, as `harness bits` says it."""
     evidence, caveats = shared.own(folder, version)
-    return bits.answer(StudyStore(Path(folder), lenient=True), evidence, caveats)
+    return bits.answer(shared.opened(Path(folder).name), evidence, caveats)
 
 
 def question_of(found: Bits) -> Question:

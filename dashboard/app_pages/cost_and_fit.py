@@ -40,7 +40,7 @@ def memory(some: list[shown.Need]) -> None:
     st.subheader("Memory of a training step")
     if not some:
         st.text("No run has measured its memory yet, and none carries a forecast. Go on with:")
-        st.code(f"harness study {decision.study}", language=None)
+        st.code(decision.next_command or f"harness study {decision.study}", language=None, wrap_lines=True)
         return
     arms = len({n.arm for n in some})
     few = arms > shown.MANY and not st.toggle(f"Show all {arms}", key="cost_all", bind="query-params")
@@ -136,7 +136,7 @@ def detail(rates: dict[str, float | None]) -> None:
     st.text(shown.plan_said(plan, rate))
     st.dataframe(shown.plan_table(plan, rate), hide_index=True, alt=shown.plan_said(plan, rate))
     for doubt in plan.doubts:
-        st.caption(shared.plain(doubt))
+        st.caption(shared.plain(f"Note: {doubt}"))
     st.code(
         f'harness plan {view.store.folder / "study.yaml"} --gpu "{card}" --store {view.store.folder.parent}',
         language=None,
@@ -150,7 +150,7 @@ def spent(frame: pd.DataFrame) -> None:
     chart = shown.spent_chart(frame, few)
     if chart is None:
         st.text("Nothing has run yet. Start with:")
-        st.code(f"harness study {decision.study}", language=None)
+        st.code(decision.next_command or f"harness study {decision.study}", language=None, wrap_lines=True)
         return
     said = shown.spent_said(evidence, frame, decision)
     st.text(said)
@@ -161,11 +161,12 @@ def spent(frame: pd.DataFrame) -> None:
 def calibration() -> None:
     st.subheader("How good the forecasts were")
     found = scored(folder, view.version)
-    pairs = [(of, shown.calibration_frame(evidence.records, of)) for of in shown.KINDS]
-    if all(frame.empty for _, frame in pairs):
-        st.text("No run has both a forecast and a measurement: results of an older version, or made elsewhere.")
+    pairs = [(of, f) for of in shown.KINDS if len(f := shown.calibration_frame(evidence.records, of))]
+    if not pairs:
+        why = ": they are of an older version, or were made elsewhere" if evidence.runs else ""
+        st.text(f"No run has both a forecast and a measurement{why}.")
         return
-    for column, (of, frame) in zip(st.columns(2), pairs, strict=True):
+    for column, (of, frame) in zip(st.columns(2), pairs, strict=False):
         chart = shown.calibration_chart(frame, of)
         if chart is not None:
             column.altair_chart(chart, alt=shown.coverage(frame, of))

@@ -198,7 +198,7 @@ def reading(question: Question, margin: float) -> str:
     over = "items" if question.kind == "base" else "seeds"
     band = " The band is the margin: within it lies what does not matter." if margin else ""
     return (
-        f"Left: means with 95 % intervals over {over}, the dashed line is {question.reference}. Right: paired "
+        f"First chart: means with 95 % intervals over {over}, the dashed line is {question.reference}. Second: paired "
         f"differences from it with the intervals that the verdicts rest on.{band} The ring marks the lowest that holds."
     )
 

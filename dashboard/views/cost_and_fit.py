@@ -53,6 +53,8 @@ OF_MEMORY = ("process", "reserved", "allocated")
 """Kinds of memory that are drawn against their forecast: the first that a run measured."""
 MOST = 300
 """Runs that are drawn against their forecast; of more, each second or third and so on."""
+FEW = 10
+"""Runs below which coverage is no share: of an interval of 90 % one in ten is to lie outside."""
 INSIDE, OUTSIDE = "inside the 90 % interval", "outside it"
 
 SPENT = ("tuning", "confirmed runs", "evaluation alone", "did not end well")
@@ -397,10 +399,12 @@ def coverage(frame: pd.DataFrame, of: Kind) -> str:
     off = (frame["forecast"] / frame["measured"] - 1).abs().median()
     what = "peak of memory" if of == "memory" else "time of a whole run"
     every = math.ceil(n / MOST)
+    told = f"The 90 % interval of the forecast held the measured {what} in {held} of {_runs(n)}"
+    if n < FEW:
+        return f"{told}: too few to judge it by."
     return (
-        f"The 90 % interval of the forecast held the measured {what} in {held} of {n} runs ({_share(held / n)}, where "
-        f"90 % would be right). Half of the forecasts were within {_share(off, 1)} of what was measured."
-        + (f" One run in {every} is drawn." if every > 1 else "")
+        f"{told} ({_share(held / n)}, where 90 % would be right). Half of the forecasts were within {_share(off, 1)} "
+        f"of what was measured.{f' One run in {every} is drawn.' if every > 1 else ''}"
     )
 
 
@@ -414,8 +418,7 @@ def score_table(score: ForecastScore) -> pd.DataFrame:
 def score_said(score: ForecastScore) -> str:
     """Verdicts of fit, and what was left out with the reason."""
     given = score.fits_right + score.fits_wrong
-    share = score.fits_share
-    parts = ["Fits or not: none given" if share is None else f"Fits or not: {_share(share)} right of {given} verdicts"]
+    parts = [f"Fits or not: {score.fits_right} of {given} verdicts right" if given else "Fits or not: none given"]
     parts[0] += f", {score.fits_open} uncertain." if score.fits_open else "."
     if score.short_stages:
         parts.append(f"{score.short_stages} stages under a second are not scored.")
@@ -527,7 +530,7 @@ def figures(
             (
                 "Spent here",
                 duration(seconds),
-                f"{cost}{len(evidence.records)} runs, measured",
+                f"{cost}{_runs(len(evidence.records))}, measured",
                 "All runs, failures too.",
             )
         )
