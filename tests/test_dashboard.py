@@ -110,9 +110,11 @@ def test_a_link_opens_the_same_view(opened: Open, kinds: Path, monkeypatch: pyte
     app = AppTest.from_file(str(APP), default_timeout=60)
     app.query_params["vram"] = "24"
     app.query_params["margin"] = "0.1"
+    app.query_params["metric"] = "arc_easy/acc"
     app.run()
     assert app.number_input(key="vram").value == 24
     assert app.number_input(key="margin").value == 0.1
+    assert app.selectbox(key="metric").value == "arc_easy/acc"
     assert any("limits: 24 GiB" in c.value.replace("\\", "") for c in app.caption)
 
 
