@@ -42,11 +42,14 @@ LINES = 200
 
 
 def thinned(frame: pd.DataFrame) -> pd.DataFrame:
-    """The trials to draw. Of very many each n-th is kept, with every one that was better than all before it."""
+    """The trials to draw. Of very many each n-th is kept, with every one that was better than all before it.
+
+    Each n-th by how it ended: failures that come at regular intervals would else all stay or all go.
+    """
     every = math.ceil(len(frame) / DRAWN)
     if every <= 1:
         return frame
-    return frame[_turns(frame) | (frame.groupby("series").cumcount() % every == 0)]
+    return frame[_turns(frame) | (frame.groupby(["series", "ended"]).cumcount() % every == 0)]
 
 
 def _turns(frame: pd.DataFrame) -> pd.Series:
