@@ -118,6 +118,7 @@ def test_the_four_outcomes_are_said_in_numbers() -> None:
     ("metric", "value", "said"),
     [
         ("gsm8k/exact_match[strict-match]", -0.084, "-8.4 points"),
+        ("tiny_facts/acc", -0.0001, "+0.0 points"),  # not -0.0
         ("test_loss", 0.0364, "+0.036 nats"),
         ("kl_merged/kl", 0.00002, "+2e-05 nats"),  # not +0.000
         ("wiki/perplexity", 12.3456, "+12.346"),

@@ -28,7 +28,7 @@ def scaled(value: float, metric: str) -> float:
 def number(value: float, metric: str) -> str:
     """A difference with its unit: `-8.4 points`, `+0.036 nats`."""
     if is_share(metric):
-        return f"{value * 100:+.1f} points"
+        return f"{_percent(value):+.1f} points"
     return _rounded(value, "+") + (" nats" if unit(metric) == "nats per token" else "")
 
 
@@ -42,8 +42,13 @@ def score(value: float, metric: str) -> str:
 def bounds(low: float, high: float, metric: str, sign: str = "") -> str:
     """An interval in the unit of the number before it: `[87.9, 90.9]`."""
     if is_share(metric):
-        return f"[{low * 100:{sign}.1f}, {high * 100:{sign}.1f}]"
+        return f"[{_percent(low):{sign}.1f}, {_percent(high):{sign}.1f}]"
     return f"[{_rounded(low, sign)}, {_rounded(high, sign)}]"
+
+
+def _percent(value: float) -> float:
+    """A share in percent as it is shown, where there is no -0.0."""
+    return round(100 * value, 1) + 0.0
 
 
 def _rounded(value: float, sign: str = "") -> str:

@@ -71,6 +71,8 @@ class Figure:
 
 def short(seconds: float) -> str:
     """A time of which fractions of a second may be all there is."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.1f} ms"
     return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
 
 
