@@ -1,6 +1,7 @@
 """`harness dashboard`: the results in a browser, on this machine only."""
 
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -15,13 +16,13 @@ SERVER = Path(__file__).resolve().parent.parent.parent / "dashboard" / "server.p
 )
 @click.option("--open/--no-open", "opens", default=None, help="Open a browser.  [default: when on a terminal]")
 @store_option
-def command(port: int | None, opens: bool | None, store: Path) -> int:
+def command(port: int | None, opens: bool | None, store: Path) -> NoReturn:
     """Look at the results of a store in a browser. Listens on 127.0.0.1 only, sends nothing anywhere, writes nothing.
 
     Limits and choices are in the address of the page: a link opens the same view.
     """
     import importlib.util
-    import subprocess
+    import os
     import sys
 
     from harness.errors import NotReady
@@ -37,13 +38,9 @@ def command(port: int | None, opens: bool | None, store: Path) -> int:
         raise NotReady(f"port {port} is taken", "harness dashboard    # finds a free one")
     listening = port or _free(8501)
     click.echo(f"http://127.0.0.1:{listening}  (results in {store}; Ctrl-C ends it)", err=True)
-    try:
-        return subprocess.call(
-            [sys.executable, str(SERVER), str(store.resolve()), str(listening), *(["open"] if opens else [])],
-            stdout=subprocess.DEVNULL,
-        )
-    except KeyboardInterrupt:
-        return 0
+    sys.stderr.flush()
+    os.dup2(2, 1)  # what the server says is no result
+    os.execv(sys.executable, [sys.executable, str(SERVER), str(store.resolve()), str(listening), *(["open"] * opens)])
 
 
 def _free(first: int) -> int:
