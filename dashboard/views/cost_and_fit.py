@@ -642,14 +642,17 @@ def _holding(
 
 def _placed(forecaster: Forecaster, trial: Trial, card: Processor) -> Place:
     """On a card at the study's own micro-batch, or at the first half of it that may fit; at its own where none does."""
-    first = needed = forecaster.memory(trial, card)
-    tried = trial
-    while fits(card, needed) == "no" and tried.training.smaller is not None:
-        tried = tried.at(tried.training.smaller)
+    tries = [trial]
+    while (half := tries[-1].training.smaller) is not None:
+        tries.append(trial.at(half))
+    own, least = forecaster.memory(trial, card), forecaster.memory(tries[-1], card)
+    if fits(card, own) != "no" or fits(card, least) == "no":
+        return Place(fits(card, own), round(own.process.mid), trial.training.per_pass, False)
+    for tried in tries[1:-1]:
         needed = forecaster.memory(tried, card)
-    if fits(card, needed) == "no":
-        tried, needed = trial, first
-    return Place(fits(card, needed), round(needed.process.mid), tried.training.per_pass, tried is not trial)
+        if fits(card, needed) != "no":
+            return Place(fits(card, needed), round(needed.process.mid), tried.training.per_pass, True)
+    return Place(fits(card, least), round(least.process.mid), tries[-1].training.per_pass, True)
 
 
 def _measured_on(peak: int, card: Processor) -> Place:
