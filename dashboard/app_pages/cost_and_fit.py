@@ -120,7 +120,7 @@ def rates_shown() -> pd.DataFrame:
 def detail(rates: dict[str, float | None]) -> None:
     st.subheader("This study on one card")
     names = [c.name for c in shown.cards_of(None)]
-    sizes = [] if limit is None else [f"{limit / GIB:g} GB"]
+    sizes = [] if limit is None or not shown.is_card(limit) else [f"{limit / GIB:g} GB"]
     shared.forget_unknown("cost_card", [*sizes, *names])
     card = st.selectbox(
         "Card", [*sizes, *names], index=None, placeholder="Choose a card", key="cost_card", bind="query-params"

@@ -241,10 +241,15 @@ def holdings(spec: StudySpec, records: Sequence[Record], cards: Sequence[Process
 def cards_of(limit: int | None) -> list[Processor]:
     """The table of GPUs by memory, the user's own limit as a card of that size first."""
     known = sorted(map(processors.find, processors.known()), key=lambda c: (c.memory_bytes or 0, c.name))
-    if limit is None or not GIB <= limit <= 2000 * GIB:
+    if limit is None or not is_card(limit):
         return known
     own = processors.nameless(limit / GIB).model_copy(update={"name": limit_name(limit)})
     return [own, *known]
+
+
+def is_card(limit: int) -> bool:
+    """Whether there are cards of about that size."""
+    return GIB <= limit <= 2000 * GIB
 
 
 def limit_name(limit: int) -> str:
@@ -292,7 +297,11 @@ def arms_table(
             {
                 "Configuration": h.arm,
                 "From": h.basis or f"not forecast here: {h.why}",
-                **({limit_name(limit): _cell(h.places.get(limit_name(limit)))} if limit is not None else {}),
+                **(
+                    {limit_name(limit): _cell(h.places.get(limit_name(limit)))}
+                    if limit is not None and is_card(limit)
+                    else {}
+                ),
                 "Smallest card that holds it": _on(smallest, h),
                 "Cheapest card that holds it": _on(cheapest, h, None if cheapest is None else rates[cheapest.name]),
             }
@@ -544,7 +553,7 @@ def figures(
     if len(pairs):
         held = int((pairs["inside"] == INSIDE).sum())
         words = "Runs whose measured peak of memory lies inside the 90 % interval of the forecast made before."
-        found.append(("Memory as forecast", f"{held} of {len(pairs)} runs", "inside the 90 % interval", words))
+        found.append(("Memory as forecast", f"{held} of {len(pairs)}", "runs inside the 90 % interval", words))
     return found
 
 
