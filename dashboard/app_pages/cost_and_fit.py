@@ -49,6 +49,8 @@ def memory(some: list[shown.Need]) -> None:
     if chart is not None:
         st.altair_chart(chart, alt=shown.memory_alt(drawn))
     st.caption(shared.plain(shown.memory_reading(some, limit)))
+    if evidence.spec.origin and evidence.spec.origin.note:
+        st.caption(shared.plain(f"Made by {evidence.spec.origin.tool}: {evidence.spec.origin.note}."))
     with st.expander("Figures by component"):
         st.dataframe(shown.memory_table(some), hide_index=True, alt=shown.memory_alt(some))
 

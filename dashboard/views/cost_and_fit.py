@@ -157,7 +157,7 @@ def memory_chart(some: Sequence[Need], limit: int | None) -> Chart | None:
         }
         for n in some
     ]
-    top = max(widest, line or 0) * 1.4
+    top = max(widest, line or 0) * 1.6  # room for the words
     bases = [b for b in ("measured", "forecast") if any(n.basis == b for n in some)]
     y = alt.Y("arm:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False, labelLimit=150, grid=False))
     offset = alt.YOffset("basis:N", sort=bases, scale=alt.Scale(domain=bases, paddingInner=0.15))
