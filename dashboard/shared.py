@@ -62,7 +62,7 @@ def controls() -> None:
         own = primary_metric(spec, records)
         known = list(dict.fromkeys([own, *metrics(records)]))
         forget_unknown("metric", known)
-        st.selectbox("Metric", known, key="metric", bind="query-params", format_func=lambda m: m.replace("/", " "))
+        st.selectbox("Metric", known, key="metric", bind="query-params")  # a format would stand in the address
         declared = spec.objective.margin if st.session_state["metric"] == own else 0.0
         _number("margin", "Margin", "Differences up to this do not matter, in units of the metric.", declared)
         _number("quality", "Least quality", "A configuration must be shown to reach it, in units of the metric.")

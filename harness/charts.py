@@ -222,7 +222,11 @@ def trade_off(found: TradeOff, decision: Decision, *, height: int = 400, pickabl
         fillOpacity=alt.condition("datum.place == 'on the front'", alt.value(1), alt.value(0)),
         strokeOpacity=alt.condition("datum.place == 'shown to be behind'", alt.value(0.45), alt.value(1)),
     )  # fmt: skip
-    layers.append(points.add_params(alt.selection_point(PICKED, fields=["configuration"])) if pickable else points)
+    if pickable:
+        one = alt.selection_point(PICKED, fields=["configuration"])
+        larger = alt.condition(one, alt.value(260), alt.value(110), empty=False)
+        points = points.encode(size=larger).add_params(one)
+    layers.append(points)
     layers += [*_names(frame, plane), *_at_the_edge(edge, plane, color, shape)]
     return alt.layer(*layers).properties(height=height, padding={"left": 4, "top": 4, "right": 14, "bottom": 4})
 
@@ -396,7 +400,8 @@ def _names(frame: pd.DataFrame, plane: _Plane) -> list[alt.Chart]:
         name = _short(str(row["configuration"]))
         for right, down in SPOTS:
             box = _box(spots[int(i)], name, right, down)
-            if box[0] >= 0 and box[2] <= edge and not any(_overlap(box, other) for other in taken):
+            inside = box[0] >= 0 and box[2] <= edge and not any(_overlap(box, other) for other in taken)
+            if inside and all(_apart(box, spots[int(i)]) < _apart(box, spot) for k, spot in enumerate(spots) if k != i):
                 taken.append(box)
                 at = {"cost": row["cost"], "quality": row["quality"], "name": name}
                 placed.setdefault((right, down), []).append(at)
@@ -427,6 +432,12 @@ def _box(spot: tuple[float, float], name: str, right: int, down: int) -> _Box:
 
 def _overlap(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _apart(box: _Box, spot: tuple[float, float]) -> float:
+    """How far a point lies from a name: a name belongs to the nearest one."""
+    (x, y), (left, top, right, bottom) = spot, box
+    return math.hypot(max(left - x, x - right, 0.0), max(top - y, y - bottom, 0.0))
 
 
 def _short(name: str, most: int = 24) -> str:

@@ -216,14 +216,14 @@ def _commit(digest: str) -> str | None:
 
 
 def _parts(record: Record) -> tuple[Method, Stored]:
-    """Method and quantization with their own parameters; of foreign ones all parameters are the method's."""
+    """Method and quantization with their own parameters; of foreign ones all are the method's but training's."""
     trial = record.trial
     try:
         own, kept = plugins.split_params(trial.method, trial.quantization, trial.params)
         adapter = _adapter(plugins.method(trial.method).adapter(own))
         bits = plugins.quantization(trial.quantization).bits
     except HarnessError:
-        params = {k: v for k, v in trial.params.items() if k != "learning_rate"}
+        params = {k: v for k, v in trial.params.items() if k not in Settings.model_fields}
         return Method(name=trial.method, params=params, adapter=None), _stored_elsewhere(trial.quantization)
     return (
         Method(name=trial.method, params=own.model_dump(mode="json"), adapter=adapter),
@@ -244,10 +244,11 @@ def _stored_elsewhere(name: str) -> Stored:
 
 
 def _settings(record: Record, *, foreign: bool) -> Settings:
-    train, rate = record.trial.training, record.trial.params.get("learning_rate")
+    """As the run had them. A foreign arm may have settings of its own where those of ours are shared by all."""
+    train, params = record.trial.training, record.trial.params
     shared = {k: getattr(train, k) for k in Settings.model_fields if hasattr(train, k)}
     own = {
-        "learning_rate": float(rate) if isinstance(rate, int | float) else None,
+        "learning_rate": None,
         "micro_batch": train.per_pass,
         "accumulation": train.batch // train.per_pass,
         "attention": record.resolved.get("attention"),
@@ -255,7 +256,7 @@ def _settings(record: Record, *, foreign: bool) -> Settings:
         "packing": None if foreign else False,
         "seed": record.trial.seed,
     }
-    return Settings.model_validate({**shared, **own})
+    return Settings.model_validate({**shared, **own, **{k: v for k, v in params.items() if k in Settings.model_fields}})
 
 
 def _figures(runs: Sequence[Record], spec: StudySpec) -> list[Figure]:

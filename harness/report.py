@@ -175,7 +175,7 @@ def content_of(evidence: Evidence, summary: Summary, decision: Decision, output:
         next_command=decision.next_command and _without_folders(decision.next_command),
         held_back=decision.held_back,
         environment=_environment(evidence),
-        method=_method(decision),
+        method=_method(evidence, decision),
         made=made,
         command=" ".join(["harness report", decision.study, output, *map(shlex.quote, flags(decision.limits))]),
     )
@@ -419,7 +419,7 @@ def _made_by(environment: Mapping[str, Any]) -> str:
     return (f"harness {version}" if version else "") + (f", commit {commit}" if commit else "")
 
 
-def _method(decision: Decision) -> list[str]:
+def _method(evidence: Evidence, decision: Decision) -> list[str]:
     """How the numbers came about, in three sentences."""
     made = (
         f"The results were made by {decision.origin} and taken in as they are; nothing was run again."
@@ -427,10 +427,15 @@ def _method(decision: Decision) -> list[str]:
         else "Every configuration is tuned with the same number of runs, and its best settings are run again on seeds "
         "that tuning never saw; only these runs are judged."
     )
+    compared = (
+        f"No difference between them is shown: {evidence.elsewhere}."
+        if evidence.elsewhere
+        else "Configurations are compared item by item over seeds, with intervals that hold both the noise between "
+        "runs and that between items, adjusted where several are compared at once."
+    )
     return [
         made,
-        "Configurations are compared item by item over seeds, with intervals that hold both the noise between runs and "
-        "that between items, adjusted where several are compared at once.",
+        compared,
         "The cheapest configuration shown to be within the margin of every other that keeps the limits is recommended; "
         "where none is shown to be, the cheapest that may be the best is named, and said to be not shown.",
     ]

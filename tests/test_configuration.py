@@ -29,6 +29,17 @@ def test_the_layers_of_an_adapter_stand_in_one_order(make_record: MakeRecord, ma
     assert adapter.targets == ["k_proj", "o_proj", "q_proj", "v_proj"]
 
 
+def test_a_foreign_arm_keeps_a_setting_of_training_that_is_its_own(
+    make_record: MakeRecord, make_spec: MakeSpec
+) -> None:
+    # the file would else name two weight decays, and the wrong one where a reader looks
+    run = make_record({"method": "boft", "params": {"learning_rate": 1e-4, "weight_decay": 0.25, "blocks": 8}})
+    found = of_run(run, make_spec(origin={"tool": "PEFT"}))
+    assert found.training.weight_decay == 0.25
+    assert found.method.params == {"blocks": 8}
+    assert (found.origin, found.training.loss_on) == ("PEFT", None)
+
+
 def test_a_figure_is_the_mean_over_seeds_and_memory_the_highest(make_record: MakeRecord, make_spec: MakeSpec) -> None:
     small = make_record(seconds=10.0)
     large = make_record({"seed": 102}, seconds=20.0, memory={**_bytes(), "step_peak": 900})

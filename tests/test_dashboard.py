@@ -88,16 +88,10 @@ def half_written(store: StudyStore) -> None:
 def test_no_page_fails_on_any_kind_of_store(opened: Open, kinds: Path, kind: str, page: str) -> None:
     shown = opened(kinds / kind, page)
     assert not shown.exception, shown.exception[0].message
-    said = [
-        *shown.markdown,
-        *shown.text,
-        *shown.caption,
-        *shown.header,
-        *shown.subheader,
-        *shown.dataframe,
-        *shown.code,
-    ]
-    assert said, "an empty page says nothing"
+    main = shown.main
+    assert len(main.header) == 1, "every page says what it is"
+    said = [*main.markdown, *main.text, *main.caption, *main.dataframe, *main.code, *main.metric]
+    assert said, "a title alone says nothing"
 
 
 def test_there_is_a_page_for_each_of_the_eight_questions() -> None:
@@ -116,9 +110,11 @@ def test_a_link_opens_the_same_view(opened: Open, kinds: Path, monkeypatch: pyte
     app = AppTest.from_file(str(APP), default_timeout=60)
     app.query_params["vram"] = "24"
     app.query_params["margin"] = "0.1"
+    app.query_params["metric"] = "arc_easy/acc"
     app.run()
     assert app.number_input(key="vram").value == 24
     assert app.number_input(key="margin").value == 0.1
+    assert app.selectbox(key="metric").value == "arc_easy/acc"
     assert any("limits: 24 GiB" in c.value.replace("\\", "") for c in app.caption)
 
 

@@ -235,7 +235,7 @@ def test_the_examples_of_reading_run(
 def test_the_examples_of_plugins_are_python_that_runs() -> None:
     some = blocks(ROOT / "docs" / "plugins.md", "python")
     whole = [b for b in some if "import" in b]
-    assert len(whole) == 4
+    assert len(whole) == 5
     for code in whole:
         names: dict[str, Any] = {"__name__": "an_example"}
         exec(code, names)

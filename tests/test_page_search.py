@@ -161,6 +161,22 @@ def test_a_diverged_run_has_no_loss_whatever_it_scored(study: Study) -> None:
     assert read(study.store).tried["loss"].isna().all()
 
 
+def test_of_very_many_trials_the_best_ones_are_all_drawn() -> None:
+    # the one that matters is not a third one, so even thinning alone would lose it
+    losses = [1.0] * 5001 + [0.5] + [1.0] * 998
+    frame = pd.DataFrame({"series": "lora", "number": range(1, 6001), "loss": losses, "ended": "Completed"})
+    frame.loc[1::3, ["loss", "ended"]] = [float("nan"), "Diverged"]  # none of them is an n-th of all
+    frame.loc[5001, ["loss", "ended"]] = [0.5, "Completed"]
+    frame["best"] = frame["loss"].cummin().ffill()
+    drawn = search_charts.thinned(frame)
+    assert len(drawn) < 2100
+    assert 5002 in set(drawn["number"])
+    assert (drawn["ended"] == "Diverged").sum() == 667  # each third of 2000
+    assert search_charts.left_out(frame, drawn).startswith(f"Drawn are {len(drawn)} of 6000 trials")
+    few = frame.head(100)
+    assert search_charts.thinned(few) is few
+
+
 def test_losses_over_a_wide_range_are_drawn_on_a_logarithmic_scale() -> None:
     assert search_charts.is_wide(pd.Series([0.05, 2.0]))
     assert not search_charts.is_wide(pd.Series([0.5, 2.0]))

@@ -38,7 +38,7 @@ def test_the_table_starts_with_the_cheapest(rented: StudyStore) -> None:
     found, decision = shown(rented)
     table = views.table(found, decision)
     assert list(table["Configuration"]) == ["qlora-nf4", "lora-int8", "lora", "full"]
-    assert all(size.endswith(" GiB") for size in table["GPU memory"])
+    assert all(size.endswith(" GiB") for size in table["Peak memory"])
     assert all("[" in quality for quality in table["gsm8k exact_match (%)"])
     assert all(chance.endswith("%") for chance in table["Chance to be on the front"])
 
@@ -68,12 +68,12 @@ def test_an_axis_that_was_not_measured_is_said_to_be_missing() -> None:
 def test_the_page_follows_its_axis_and_the_limits(rented: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     at = opened(monkeypatch, rented.folder.parent)
     assert not at.exception
-    assert "GPU memory" in at.dataframe[0].value
+    assert "Peak memory" in at.dataframe[0].value
     at.number_input(key="vram").set_value(14).run()
     assert any("limit of 14.0 GiB with 5 % to spare" in c.value.replace("\\", "") for c in at.caption)
-    at.segmented_control(key="trade_offs_axis").set_value("energy").run()
+    at.segmented_control(key="trade_offs_axis").set_value("Energy").run()
     assert not at.exception
-    assert all(value.endswith("Wh") for value in at.dataframe[0].value["Energy"])
+    assert all(value.endswith("Wh") for value in at.dataframe[0].value["Energy of training"])
 
 
 def test_without_room_for_any_run_the_page_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,6 +270,20 @@ def test_the_server_probed_is_the_one_the_client_uses() -> None:
     assert DEFAULT_BASE_URL == _connection.DEFAULT_URL
 
 
+@pytest.mark.parametrize(
+    "server", ["", "https://api.wandb.ai", "http://localhost:8080", "https://api.wandb.example", "https://api.x.org"]
+)
+def test_a_run_that_was_sent_has_the_address_that_the_client_gives_it(server: str) -> None:
+    import wandb
+
+    settings = wandb.Settings(
+        entity="ana", project="my study", run_id="abc-1", base_url=server or _connection.DEFAULT_URL
+    )
+    environment = {"WANDB_ENTITY": "ana", **({"WANDB_BASE_URL": server} if server else {})}
+    assert _connection.run_page(environment, "my study", "abc-1") == settings.run_url
+    assert _connection.run_page({}, "my study", "abc-1") is None
+
+
 def no_probe(host: str, port: int) -> bool:
     raise AssertionError("probed without a key")
 

@@ -27,12 +27,11 @@ def swap() -> None:
 def pick() -> tuple[str, str]:
     """The two that are compared, each in the address."""
     known = compare.arms(view.evidence)
-    a, b = compare.defaults(view.decision, known)
-    for key in ("a", "b"):
-        shared.forget_unknown(key, known)
     left, right, turn = st.columns([4, 4, 2], vertical_alignment="bottom")
-    left.selectbox("A", known, index=known.index(a), key="a", bind="query-params")
-    right.selectbox("B", known, index=known.index(b), key="b", bind="query-params")
+    for column, key, first in zip((left, right), ("a", "b"), compare.defaults(view.decision, known), strict=True):
+        shared.forget_unknown(key, known)
+        options = [first, *(arm for arm in known if arm != first)]
+        column.selectbox(key.upper(), options, key=key, bind="query-params")
     turn.button(
         "Swap", icon=":material/swap_horiz:", on_click=swap, width="stretch", help="A becomes B and B becomes A."
     )

@@ -1,12 +1,10 @@
 """Which configuration to use, and is the dear one worth it."""
 
-import json
-
 import streamlit as st
 
 from dashboard import shared
 from dashboard.views import decide
-from harness import charts
+from harness import charts, report
 
 view = shared.current()
 decision = view.decision
@@ -57,7 +55,11 @@ if decision.held_back:
 st.subheader("Take it with you")
 with st.container(horizontal=True):
     st.download_button(
-        "Decision (JSON)", json.dumps(decision.as_json(), indent=2), f"{decision.study}-decision.json",
+        "Report (HTML)", lambda: report.html(view.evidence, view.summary, decision), f"{decision.study}-report.html",
+        "text/html", icon=":material/description:", on_click="ignore", help="One file that opens without a network.",
+    )  # fmt: skip
+    st.download_button(
+        "Decision (JSON)", report.decision_json(decision), f"{decision.study}-decision.json",
         "application/json", icon=":material/data_object:", on_click="ignore",
     )  # fmt: skip
     for name, about, content in decide.exported(view.evidence, decision):

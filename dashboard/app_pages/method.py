@@ -4,13 +4,21 @@ import streamlit as st
 
 from dashboard import shared
 from dashboard.views import method
+from harness.recommend import Limits
 from harness.spec import dump_study
+
+
+@st.cache_resource(max_entries=shared.KEPT, show_spinner=False)
+def read(folder: str, version: str, limits: Limits, _view: shared.View) -> method.Tables:
+    return method.tables(_view.evidence, _view.decision, _view.store, _view.store.declared())
+
 
 view = shared.current()
 evidence, decision, records = view.evidence, view.decision, view.evidence.records
 declared = view.store.declared()
 comparison = evidence.against(evidence.spec.baseline, list(evidence.spec.arms), decision.margin)
-banner = method.banner(evidence, declared)
+tables = read(str(view.store.folder), view.version, view.limits, view)
+banner = tables.banner
 
 st.header("Can I trust this?")
 st.caption(shared.plain(f"{decision.study} · {evidence.spec.question or 'no question given'}"))
@@ -21,7 +29,7 @@ with st.container(border=True):
         st.caption(shared.plain(line))
 
 st.subheader("What is measured")
-st.table(method.definitions(evidence, decision), hide_index=True, alt="What each number is and how many runs have it")
+st.table(tables.definitions, hide_index=True, alt="What each number is and how many runs have it")
 
 st.subheader("How a verdict is made")
 for rule in method.rules(evidence, declared, comparison):
@@ -48,12 +56,10 @@ if evidence.spec.origin is None:
     st.caption("What was changed afterwards makes every answer exploratory. Prices may change, they are no evidence.")
 
 st.subheader("What it is about")
-st.dataframe(
-    method.hashes(evidence, view.store, declared), hide_index=True, alt="Hashes of model, data, rows and question"
-)
+st.dataframe(tables.hashes, hide_index=True, alt="Hashes of model, data, rows and question")
 
 st.subheader("Tasks")
-asked = method.tasks(evidence, decision)
+asked = tables.tasks
 if len(asked):
     st.dataframe(
         asked, hide_index=True, alt=f"{len(asked)} scores: what runs are asked and how many items",
@@ -66,17 +72,17 @@ else:
 st.subheader("Versions and machines")
 if records:
     made, ran = st.columns(2)
-    made.dataframe(method.versions(records), hide_index=True, alt="Versions of the packages that runs were made with")
-    ran.dataframe(method.machines(records), hide_index=True, alt="Hardware and system that runs were made on")
+    made.dataframe(tables.versions, hide_index=True, alt="Versions of the packages that runs were made with")
+    ran.dataframe(tables.machines, hide_index=True, alt="Hardware and system that runs were made on")
 else:
     st.text("No run yet.")
 
 st.subheader("Known limits")
-st.markdown("\n".join(f"- {shared.plain(line)}" for line in method.limits(evidence)))
+st.markdown("\n".join(f"- {shared.plain(line)}" for line in tables.limits))
 
 st.subheader("Make it again, and cite it")
 st.code(method.reproduce(evidence, view.store), language=None, wrap_lines=True)
-st.code(method.citation(evidence, declared), language=None, wrap_lines=True)
+st.code(tables.citation, language=None, wrap_lines=True)
 st.download_button(
     "Study file", dump_study(evidence.spec), f"{evidence.spec.name}.yaml", "application/yaml",
     icon=":material/download:", help="The question with every default spelled out.", on_click="ignore",

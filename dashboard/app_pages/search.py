@@ -18,8 +18,7 @@ def several(found: search.Tuning) -> list[str]:
     known = search.series_of(found)
     if len(known) < 2:
         return known
-    if not set(st.session_state.get("search_shown") or ()) <= set(known):  # of another study
-        del st.session_state["search_shown"]
+    shared.forget_unknown("search_shown", known)
     picked = st.multiselect(
         "Configurations", known, default=known[: search.SERIES], key="search_shown", max_selections=search.SERIES,
         bind="query-params", help="Shown in the two charts below; empty: all of them.",
@@ -30,6 +29,7 @@ def several(found: search.Tuning) -> list[str]:
 def charts(found: search.Tuning) -> None:
     order = several(found)
     frame: pd.DataFrame = found.tried[found.tried["series"].isin(order)]
+    drawn = search_charts.thinned(frame)
     chosen = [c for c in found.chosen if c.series in order]
 
     st.subheader("History")
@@ -37,10 +37,11 @@ def charts(found: search.Tuning) -> None:
         st.text("No tuning trial was completed, so there is no loss to draw. The ledger above says how they ended.")
         return
     if frame["number"].max() > 1:
-        st.altair_chart(search_charts.history(frame, order), alt=search.history_alt(frame))
+        st.altair_chart(search_charts.history(drawn, order), alt=search.history_alt(frame))
         st.caption(
             "Points are tuning trials, one seed each; lines are the lowest loss so far. Tuning minimises the loss on "
-            f"the validation rows and sees neither test rows nor tasks. {search_charts.signs(frame)}"
+            f"the validation rows and sees neither test rows nor tasks. {search_charts.signs(frame)} "
+            f"{search_charts.left_out(frame, drawn)}"
         )
     else:
         st.text("One tuning trial each: there is no history to draw.")
@@ -48,7 +49,7 @@ def charts(found: search.Tuning) -> None:
     st.subheader("Learning rates")
     if any(c.rates > 1 for c in chosen):
         st.altair_chart(
-            search_charts.rates(frame, chosen, order, search.others_of(found)), alt=search.rates_alt(chosen)
+            search_charts.rates(drawn, chosen, order, search.others_of(found)), alt=search.rates_alt(chosen)
         )
         st.caption(
             "Rings mark the best learning rate of each configuration; bars are the range over its confirmed runs on "

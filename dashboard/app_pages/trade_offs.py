@@ -17,10 +17,12 @@ if not known:
     st.text(views.unscored(decision))
     st.stop()
 
-shared.forget_unknown("trade_offs_axis", [*known])
-axis = st.segmented_control(
-    "Against", known, default=known[0], key="trade_offs_axis", bind="query-params", format_func=views.AXES.get,
-) or known[0]  # fmt: skip
+names = {views.AXES[axis]: axis for axis in known}
+shared.forget_unknown("trade_offs_axis", list(names))
+name = st.segmented_control(
+    "Against", list(names), default=views.AXES[known[0]], key="trade_offs_axis", bind="query-params", required=True
+)
+axis = names.get(str(name), known[0])
 if missing := views.left_out(known):
     st.caption(shared.plain(missing))
 
@@ -35,7 +37,7 @@ st.caption(shared.plain(" ".join(trade_off_reading(found, decision))))
 st.subheader("All configurations, the cheapest first")
 table = views.table(found, decision)
 chosen = st.dataframe(
-    table, hide_index=True, alt=f"Configurations of {decision.study} by {views.AXES[axis]}",
+    table, hide_index=True, alt=f"Configurations of {decision.study} by {views.COLUMNS[axis].lower()}",
     on_select="rerun", selection_mode="multi-row", key=f"trade_offs_table_{of_view}",
     column_config={"Configuration": st.column_config.TextColumn(pinned=True, width="medium")},
 )  # fmt: skip
@@ -45,7 +47,7 @@ if two:
     words = shared.plain(f"Compare {arms[0]} and {arms[1]}")
     st.page_link(
         "app_pages/compare.py", label=words, icon=":material/compare_arrows:",
-        query_params=shared.asked(view) | {"a": arms[0], "b": arms[1]},
+        query_params={"a": arms[0], "b": arms[1]},
     )  # fmt: skip
 else:
     st.caption(shared.plain(views.picking(arms, found)))

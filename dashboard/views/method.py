@@ -55,6 +55,33 @@ class Rule:
     here: str
 
 
+@dataclass(frozen=True)
+class Tables:
+    """What takes a pass over all records, made once for a study and its limits."""
+
+    banner: Banner
+    definitions: pd.DataFrame
+    hashes: pd.DataFrame
+    tasks: pd.DataFrame
+    versions: pd.DataFrame
+    machines: pd.DataFrame
+    limits: list[str]
+    citation: str
+
+
+def tables(evidence: Evidence, decision: Decision, store: StudyStore, declared: Declaration | None) -> Tables:
+    return Tables(
+        banner=banner(evidence, declared),
+        definitions=definitions(evidence, decision),
+        hashes=hashes(evidence, store, declared),
+        tasks=tasks(evidence, decision),
+        versions=versions(evidence.records),
+        machines=machines(evidence.records),
+        limits=limits(evidence),
+        citation=citation(evidence, declared),
+    )
+
+
 def banner(evidence: Evidence, declared: Declaration | None) -> Banner:
     """Whether the numbers may be trusted, in one sentence."""
     origin = evidence.spec.origin

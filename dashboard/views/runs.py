@@ -30,8 +30,8 @@ class Look:
 
 LOOKS: dict[Status, Look] = {
     "done": Look("done", "✓", ":material/check_circle:", "green"),
-    "out_of_memory": Look("out of memory", "▲", ":material/memory_alert:", "orange"),
-    "does_not_fit": Look("does not fit", "△", ":material/memory_alert:", "orange"),
+    "out_of_memory": Look("out of memory", "▲", ":material/memory:", "orange"),
+    "does_not_fit": Look("does not fit", "△", ":material/sd_card_alert:", "orange"),
     "diverged": Look("diverged", "↗", ":material/trending_up:", "orange"),
     "pruned": Look("stopped early", "–", ":material/content_cut:", "gray"),
     "timed_out": Look("timed out", "◷", ":material/timer_off:", "orange"),
@@ -228,18 +228,30 @@ def figures(record: Record, evidence: Evidence) -> list[Figure]:
         ),
         Figure(
             "Peak memory",
-            "not measured" if peak is None else size(peak),
-            "no forecast" if due is None else f"forecast {size(due)}",
+            size(peak),
+            _beside(peak, None if due is None else size(due)),
             "Of training: what the allocator held on a GPU, tensors by kind on a CPU.",
         ),
-        Figure(quality, value, "one seed", f"{quality} of this run alone: it says nothing of the noise between runs."),
+        Figure(
+            quality,
+            value,
+            "not scored" if value == "-" else "one seed",
+            f"{quality} of this run alone: it says nothing of the noise between runs.",
+        ),
         Figure(
             "Throughput (tokens/s)",
-            "not measured" if rate is None else f"{rate:,.0f}",
-            "no forecast" if told is None else f"forecast {told:,.0f}",
+            "-" if rate is None else f"{rate:,.0f}",
+            _beside(rate, None if told is None else f"{told:,.0f}"),
             "Real tokens of training, padding not counted, after the first steps.",
         ),
     ]
+
+
+def _beside(measured: float | None, expected: str | None) -> str:
+    """What stands under a figure: its forecast, and whether there is a measurement at all."""
+    if expected is None:
+        return "no forecast" if measured is not None else "not measured"
+    return f"forecast {expected}"
 
 
 def _quality(record: Record, evidence: Evidence) -> tuple[str, str]:
@@ -248,7 +260,7 @@ def _quality(record: Record, evidence: Evidence) -> tuple[str, str]:
     if found is not None:
         return plain(evidence.metric), score(found, evidence.metric)
     loss = record.score(OBJECTIVE)
-    return "Validation loss", "not scored" if loss is None else score(loss, OBJECTIVE)
+    return "Validation loss", "-" if loss is None else score(loss, OBJECTIVE)
 
 
 # its curve

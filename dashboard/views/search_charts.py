@@ -35,16 +35,34 @@ DECADES = 3
 """Powers of ten up to which a logarithmic axis has ticks between them."""
 MANY = 500
 """Points from which they are drawn small and pale."""
+DRAWN = 2000
+"""Trials that a chart draws at most: those that were better than all before, and evenly many of the others."""
 LINES = 200
 """Trials that parallel coordinates draw: the ones with the lowest loss."""
+
+
+def thinned(frame: pd.DataFrame) -> pd.DataFrame:
+    """The trials to draw. Of very many each n-th is kept, with every one that was better than all before it.
+
+    Each n-th by how it ended: failures that come at regular intervals would else all stay or all go.
+    """
+    every = math.ceil(len(frame) / DRAWN)
+    if every <= 1:
+        return frame
+    return frame[_turns(frame) | (frame.groupby(["series", "ended"]).cumcount() % every == 0)]
+
+
+def _turns(frame: pd.DataFrame) -> pd.Series:
+    """Where the line of the lowest loss so far begins, falls or ends."""
+    by_series = frame.groupby("series")
+    falls = frame["best"].ne(by_series["best"].shift()) & frame["best"].notna()
+    return falls | (by_series["number"].transform("max") == frame["number"])
 
 
 def history(frame: pd.DataFrame, order: Sequence[str]) -> Chart:
     """Validation loss over the trials of each tuning, and the lowest so far as a step line."""
     done = frame[frame["loss"].notna()]
-    improved = frame["best"].ne(frame.groupby("series")["best"].shift())
-    last = frame.groupby("series")["number"].transform("max") == frame["number"]
-    steps = frame[frame["best"].notna() & (improved | last)]
+    steps = frame[frame["best"].notna() & _turns(frame)]
     x = alt.X("number:Q", title="Tuning trial", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False))
     tips = _tips()
     color, shape, dash = _by_series(order)
@@ -124,6 +142,13 @@ def signs(frame: pd.DataFrame) -> str:
     present = set(frame.loc[frame["loss"].isna(), "ended"])
     known = [f"{sign} {name.lower()}" for name, sign in SIGNS.items() if name in present]
     return f"Letters at the upper edge are trials without a score: {', '.join(known)}." if known else ""
+
+
+def left_out(frame: pd.DataFrame, drawn: pd.DataFrame) -> str:
+    """What the charts do not show; empty where they show everything."""
+    if len(drawn) == len(frame):
+        return ""
+    return f"Drawn are {len(drawn)} of {len(frame)} trials, every best one among them."
 
 
 def _points(done: pd.DataFrame) -> alt.Chart:

@@ -10,16 +10,18 @@ from harness.decision import Decision, Row
 from harness.trade_offs import Axis, TradeOff
 from harness.wording import cost_text, quality, quality_title
 
-AXES: dict[Axis, str] = {
-    "memory": "GPU memory",
+AXES: dict[Axis, str] = {"memory": "Memory", "time": "Time", "cost": "Cost", "energy": "Energy"}
+"""What each axis is called, in the address of the page too: there it is the words that are shown that count."""
+
+COLUMNS: dict[Axis, str] = {
+    "memory": "Peak memory",
     "time": "Time of a run",
     "cost": "Cost of a run",
-    "energy": "Energy",
+    "energy": "Energy of training",
 }
-"""What each axis is called."""
 
 UNKNOWN: dict[Axis, str] = {
-    "memory": "GPU memory (not measured)",
+    "memory": "memory (not measured)",
     "time": "time (no run has ended)",
     "cost": "cost (set a price per hour under Limits)",
     "energy": "energy (not measured; NVIDIA GPUs count it)",
@@ -51,7 +53,7 @@ def table(found: TradeOff, decision: Decision) -> pd.DataFrame:
         [
             {
                 "Configuration": arm,
-                AXES[found.axis]: cost_text(points[arm].cost, found.axis, decision) if arm in points else "-",
+                COLUMNS[found.axis]: cost_text(points[arm].cost, found.axis, decision) if arm in points else "-",
                 quality_title(decision): quality(by_arm[arm], decision),
                 "By means": points[arm].place if arm in points else "-",
                 "Chance to be on the front": _share(points[arm].front_probability) if arm in points else "-",

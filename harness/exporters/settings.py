@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from harness.interfaces import Exporter
+from harness.units import size
 
 if TYPE_CHECKING:
     from harness.configuration import Configuration, Figure
@@ -40,6 +41,8 @@ def _head(configuration: "Configuration") -> list[str]:
 
 
 def _said(figure: "Figure") -> str:
+    if figure.unit == "bytes":
+        return f"{figure.name}: {size(round(figure.value))}"
     bounds = "" if figure.low is None or figure.high is None else f" [{figure.low:.5g}, {figure.high:.5g}]"
     return f"{figure.name}: {figure.value:.5g}{bounds} {figure.unit}"
 

@@ -80,7 +80,10 @@ def run_page(environment: Mapping[str, str], study: str, run: str) -> str | None
     if not entity:
         return None
     api = environment.get("WANDB_BASE_URL") or DEFAULT_URL
-    pages = CLOUD_PAGES if urlsplit(api).hostname in CLOUD_HOSTS else api.replace("://api.", "://app.").rstrip("/")
+    if urlsplit(api).hostname in CLOUD_HOSTS:
+        pages = CLOUD_PAGES
+    else:  # as the client guesses it
+        pages = api.replace("://api.wandb.", "://wandb.").replace("://api.", "://app.").rstrip("/")
     project = environment.get("WANDB_PROJECT") or study
     return f"{pages}/{quote(entity)}/{quote(project)}/runs/{run}"
 
