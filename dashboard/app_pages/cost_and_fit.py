@@ -49,6 +49,8 @@ def memory(some: list[shown.Need]) -> None:
     if chart is not None:
         st.altair_chart(chart, alt=shown.memory_alt(drawn))
     st.caption(shared.plain(shown.memory_reading(some, limit)))
+    if evidence.spec.origin and evidence.spec.origin.note:
+        st.caption(shared.plain(f"Made by {evidence.spec.origin.tool}: {evidence.spec.origin.note}."))
     with st.expander("Figures by component"):
         st.dataframe(shown.memory_table(some), hide_index=True, alt=shown.memory_alt(some))
 
@@ -120,7 +122,7 @@ def rates_shown() -> pd.DataFrame:
 def detail(rates: dict[str, float | None]) -> None:
     st.subheader("This study on one card")
     names = [c.name for c in shown.cards_of(None)]
-    sizes = [] if limit is None else [f"{limit / GIB:g} GB"]
+    sizes = [] if limit is None or not shown.is_card(limit) else [f"{limit / GIB:g} GB"]
     shared.forget_unknown("cost_card", [*sizes, *names])
     card = st.selectbox(
         "Card", [*sizes, *names], index=None, placeholder="Choose a card", key="cost_card", bind="query-params"

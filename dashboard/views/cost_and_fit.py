@@ -157,7 +157,7 @@ def memory_chart(some: Sequence[Need], limit: int | None) -> Chart | None:
         }
         for n in some
     ]
-    top = max(widest, line or 0) * 1.4
+    top = max(widest, line or 0) * 1.6  # room for the words
     bases = [b for b in ("measured", "forecast") if any(n.basis == b for n in some)]
     y = alt.Y("arm:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False, labelLimit=150, grid=False))
     offset = alt.YOffset("basis:N", sort=bases, scale=alt.Scale(domain=bases, paddingInner=0.15))
@@ -241,10 +241,15 @@ def holdings(spec: StudySpec, records: Sequence[Record], cards: Sequence[Process
 def cards_of(limit: int | None) -> list[Processor]:
     """The table of GPUs by memory, the user's own limit as a card of that size first."""
     known = sorted(map(processors.find, processors.known()), key=lambda c: (c.memory_bytes or 0, c.name))
-    if limit is None or not GIB <= limit <= 2000 * GIB:
+    if limit is None or not is_card(limit):
         return known
     own = processors.nameless(limit / GIB).model_copy(update={"name": limit_name(limit)})
     return [own, *known]
+
+
+def is_card(limit: int) -> bool:
+    """Whether there are cards of about that size."""
+    return GIB <= limit <= 2000 * GIB
 
 
 def limit_name(limit: int) -> str:
@@ -292,7 +297,11 @@ def arms_table(
             {
                 "Configuration": h.arm,
                 "From": h.basis or f"not forecast here: {h.why}",
-                **({limit_name(limit): _cell(h.places.get(limit_name(limit)))} if limit is not None else {}),
+                **(
+                    {limit_name(limit): _cell(h.places.get(limit_name(limit)))}
+                    if limit is not None and is_card(limit)
+                    else {}
+                ),
                 "Smallest card that holds it": _on(smallest, h),
                 "Cheapest card that holds it": _on(cheapest, h, None if cheapest is None else rates[cheapest.name]),
             }
@@ -544,7 +553,7 @@ def figures(
     if len(pairs):
         held = int((pairs["inside"] == INSIDE).sum())
         words = "Runs whose measured peak of memory lies inside the 90 % interval of the forecast made before."
-        found.append(("Memory as forecast", f"{held} of {len(pairs)} runs", "inside the 90 % interval", words))
+        found.append(("Memory as forecast", f"{held} of {len(pairs)}", "runs inside the 90 % interval", words))
     return found
 
 
@@ -642,14 +651,17 @@ def _holding(
 
 def _placed(forecaster: Forecaster, trial: Trial, card: Processor) -> Place:
     """On a card at the study's own micro-batch, or at the first half of it that may fit; at its own where none does."""
-    first = needed = forecaster.memory(trial, card)
-    tried = trial
-    while fits(card, needed) == "no" and tried.training.smaller is not None:
-        tried = tried.at(tried.training.smaller)
+    tries = [trial]
+    while (half := tries[-1].training.smaller) is not None:
+        tries.append(trial.at(half))
+    own, least = forecaster.memory(trial, card), forecaster.memory(tries[-1], card)
+    if fits(card, own) != "no" or fits(card, least) == "no":
+        return Place(fits(card, own), round(own.process.mid), trial.training.per_pass, False)
+    for tried in tries[1:-1]:
         needed = forecaster.memory(tried, card)
-    if fits(card, needed) == "no":
-        tried, needed = trial, first
-    return Place(fits(card, needed), round(needed.process.mid), tried.training.per_pass, tried is not trial)
+        if fits(card, needed) != "no":
+            return Place(fits(card, needed), round(needed.process.mid), tried.training.per_pass, True)
+    return Place(fits(card, least), round(least.process.mid), tries[-1].training.per_pass, True)
 
 
 def _measured_on(peak: int, card: Processor) -> Place:
