@@ -6,13 +6,13 @@ from statistics import fmean
 from typing import Any
 
 from harness import __version__, plugins
-from harness.decision import SHARES
 from harness.errors import HarnessError
 from harness.interfaces import AdapterShape
 from harness.intervals import mean_interval
 from harness.record import Record
 from harness.spec import Dtype, Scalar, StudySpec, Value
 from harness.summary import Evidence, peak_bytes, score_name
+from harness.units import is_share
 
 COMMIT = 40
 """Letters of a full commit on the hub, which is what a hub repository's digest is."""
@@ -288,7 +288,7 @@ def _figures(runs: Sequence[Record], spec: StudySpec) -> list[Figure]:
 def _unit(name: str, role: str) -> str:
     if role == "loss":
         return "nats per token"
-    return "share of the items" if name.partition("/")[2] in SHARES else "score"
+    return "share of the items" if is_share(name) else "score"
 
 
 def _mean(name: str, unit: str, values: Sequence[tuple[Record, float | None]]) -> Figure | None:

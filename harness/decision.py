@@ -19,15 +19,13 @@ from harness.record import NO_ROOM, Record
 from harness.spec import Scalar
 from harness.store import StudyStore
 from harness.summary import ArmRow, Evidence, Summary, gather, score_name, summarise
-from harness.units import GIB
+from harness.units import GIB, SHARES, is_share
 
 Standing = Literal["fits", "over a limit", "out of memory", "not known"]
 """How a configuration stands: within the limits, beyond one, without room for a single run, or not to be judged."""
 
-SHARES = frozenset({"exact_match", "acc", "acc_norm", "accuracy", "f1"})
-"""Metrics that are shares of right answers: shown in percent."""
 COUNTED = SHARES - {"f1"}
-"""Of these the ones that count items, so that items alone have a binomial interval."""
+"""Shares that count items, so that items alone have a binomial interval."""
 
 Spread = Literal["seeds", "items", "none"]
 
@@ -130,7 +128,7 @@ class Decision:
     @property
     def percent(self) -> bool:
         """Whether the metric is a share, shown in percent."""
-        return self.metric.partition("/")[2] in SHARES
+        return is_share(self.metric)
 
     def as_json(self) -> dict[str, Any]:
         """The file `decision.json`; its schema is in docs/dashboard.md."""
@@ -306,7 +304,7 @@ def _bounds(row: ArmRow, evidence: Evidence) -> tuple[float | None, float | None
         return row.score.low, row.score.high, "seeds"
     mine = (s for r in evidence.runs if r.trial.arm == row.arm for s in r.scores if score_name(s) == evidence.metric)
     score = next(mine, None)
-    if score is None or score.metric not in COUNTED or not 0 <= score.value <= 1:
+    if score is None or score.metric.partition("[")[0] not in COUNTED or not 0 <= score.value <= 1:
         return None, None, "none"
     return *items_interval(score.value, score.items), "items"
 

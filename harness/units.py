@@ -2,6 +2,14 @@
 
 GIB = 1 << 30
 
+SHARES = frozenset({"exact_match", "acc", "acc_norm", "accuracy", "f1"})
+"""Metrics that are shares of right answers: shown in percent."""
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric, with its task or without, is a share; lm-eval's filter in brackets says nothing."""
+    return metric.rpartition("/")[2].partition("[")[0] in SHARES
+
 
 def size(value: int | None) -> str:
     """Bytes in binary units."""

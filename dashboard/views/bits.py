@@ -11,11 +11,10 @@ import pandas as pd
 from harness.bits import DIVERGENCES, RETENTION, Bits, Finding, Measure, Question, Width, bits_stored, to_settle
 from harness.charts import Chart
 from harness.compare import Interval
-from harness.decision import SHARES
 from harness.spec import Served
 from harness.speed import Median
 from harness.summary import LOSS, Evidence, Summary
-from harness.units import duration, money, size
+from harness.units import duration, is_share, money, size
 
 BACKENDS = ("unquantized", "bitsandbytes", "hqq", "gptq", "torchao", "other")
 SHAPES = ("square", "diamond", "circle", "triangle-up", "cross", "triangle-down")
@@ -67,7 +66,7 @@ def nothing_asked(evidence: Evidence) -> str:
 
 def caption(evidence: Evidence, found: Bits) -> str:
     """What the answers rest on."""
-    share = _is_share(found.metric.partition("/")[2])
+    share = is_share(found.metric)
     margin = (
         f"a margin of {_scaled(found.margin, share):g}{' points' if share else ''}" if found.margin else "no margin"
     )
@@ -116,7 +115,7 @@ def title(measure: str, question: Question | None = None) -> str:
 def percent(measure: str, finding: Finding | None = None) -> bool:
     """Whether a measure is a share, shown in percent."""
     names = [m for _, m in finding.measure.parts] if finding else [measure.partition("/")[2]]
-    return all(map(_is_share, names))
+    return all(map(is_share, names))
 
 
 def points(question: Question, measure: str) -> list[Point]:
@@ -316,7 +315,7 @@ def ways(found: Bits, subject: str | None) -> list[str]:
     """Merged and then stored against the adapter beside the stored base, of one arm, in words."""
     mine = [w for w in found.ways if w.arm == subject]
     apart = [w for w in mine if w.interval.low > 0 or w.interval.high < 0]
-    share = _is_share(found.metric.partition("/")[2])
+    share = is_share(found.metric)
     lines = [f"At {w.name}, merged minus adapter: {_difference(w.interval, percent=share)}." for w in apart]
     if mine and len(apart) < len(mine):
         where = "the other bit-widths" if apart else "any bit-width"
@@ -395,7 +394,7 @@ def speed_alt(found: Bits, shape: tuple[int, int]) -> str:
 
 def by_arm(evidence: Evidence, summary: Summary) -> pd.DataFrame:
     """Quality and memory of every arm with how its base is stored, for a study that asks nothing about it."""
-    share = _is_share(evidence.metric.partition("/")[2])
+    share = is_share(evidence.metric)
     head = _sentence_case(evidence.metric.replace("/", " ").replace("_", " "))
     scale, digits = (100, 1) if share else (1, 3)
     rows = []
@@ -522,7 +521,7 @@ def _interval(finding: Finding, name: str) -> Interval | None:
 
 def margin_of(measure: Measure) -> float:
     """A measure's margin in the units that are drawn."""
-    return measure.margin * (100 if all(_is_share(m) for _, m in measure.parts) else 1)
+    return measure.margin * (100 if all(is_share(m) for _, m in measure.parts) else 1)
 
 
 def _lowest(question: Question) -> str:
@@ -584,10 +583,6 @@ def _times(value: float | None, scale: int) -> float | None:
 
 def _scaled(value: float, share: bool) -> float:
     return value * 100 if share else value
-
-
-def _is_share(metric: str) -> bool:
-    return metric in SHARES
 
 
 def _sentence_case(text: str) -> str:

@@ -1,11 +1,6 @@
 """How a metric reads: its name, its unit, one score and one difference."""
 
-from harness.decision import SHARES
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share of right answers, shown in percent; lm-eval's filter in brackets says nothing."""
-    return metric.partition("/")[2].partition("[")[0] in SHARES
+from harness.units import is_share
 
 
 def unit(metric: str) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dashboard.views.metrics import is_share, plain, scaled, score, unit
+from dashboard.views.metrics import plain, scaled, score, unit
 from dashboard.views.settings import flat, said, value
 from harness.charts import Chart
 from harness.record import NO_ROOM, OBJECTIVE, Record, Status
 from harness.spec import Controls
 from harness.summary import Evidence, forecast_bytes, peak_bytes, score_name
 from harness.trackers._connection import run_page
-from harness.units import duration, energy, size
+from harness.units import duration, energy, is_share, size
 
 
 @dataclass(frozen=True)
