@@ -101,19 +101,20 @@ def first_chart(server: Any, path: str, switch: bool = False) -> tuple[float, di
 
 
 def _switch(page: Any, path: str) -> float:
-    """Seconds from a click on a page's link until its heading is there and nothing runs any more."""
+    """Seconds from a click on a page's link until its heading is there and its script has run to the end."""
     link = page.locator(f"a[href$='/{path}'], a[href*='/{path}?']").first
     if not link.is_visible():
         section = "Evidence" if path in {"trade-offs", "compare", "bits", "cost-and-fit"} else "Study"
-        page.get_by_text(section, exact=True).first.click()
+        page.locator("header").get_by_text(section, exact=True).first.click()
         link.wait_for(state="visible")
     before = page.locator(SHOWN).first.inner_text()
     began = time.perf_counter()
     link.click()
     page.wait_for_function(
-        "([selector, before]) => document.querySelector(selector)?.innerText !== before", arg=[SHOWN, before]
+        "([shown, before]) => document.querySelector(shown)?.innerText !== before"
+        " && document.querySelector('[data-testid=stApp]').dataset.testScriptState === 'notRunning'",
+        arg=[SHOWN, before],
     )
-    page.wait_for_selector("[data-testid=stStatusWidget]", state="detached", timeout=60_000)
     seconds = time.perf_counter() - began
     page.mouse.move(640, 700)
     return seconds
