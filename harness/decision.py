@@ -173,7 +173,7 @@ def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits
         rows=sorted(rows, key=lambda r: (r.quality is None, sign * (r.quality or 0.0))),
         chosen=_chosen(found, rows, evidence, store.folder),
         zero_shot=summary.zero_shot.get(evidence.metric),
-        told_apart=told_apart(rows, spec.baseline),
+        told_apart=told_apart(comparison, spec.baseline),
         to_settle=[*_before_any_verdict(evidence, found), *to_settle(found, summary, spec.prices.currency)],
         next_command=_next_command(store, evidence, found),
         held_back=[*(["Exploratory: decided after the study began."] if found.exploratory else []), *summary.caveats],
@@ -210,23 +210,25 @@ def flags(limits: Limits) -> list[str]:
     ]
 
 
-def told_apart(rows: Sequence[Row], baseline: str) -> str:
-    """`2 of the 3 others cannot be told apart from full.`"""
-    others = [r for r in rows if r.arm != baseline and r.quality is not None]
-    if not others:
+def told_apart(comparison: Comparison | None, baseline: str) -> str:
+    """`2 of the 3 others cannot be told apart from full.`: at intervals that hold for all of them together."""
+    verdicts = comparison.verdicts if comparison else []
+    if not verdicts or comparison is None:
         return "There is nothing to tell apart yet."
-    if all(r.difference is None for r in others):
-        whole = f"None of the {len(others)} others can" if len(others) > 1 else f"{others[0].arm} cannot"
-        return f"{whole} be compared with {baseline}."
-    alike = sum(r.difference is None or r.difference.low <= 0 <= r.difference.high for r in others)
-    if len(others) == 1:
-        return f"{others[0].arm} {'cannot' if alike else 'can'} be told apart from {baseline}."
+    compared = [v.noise.bounds(comparison.alpha / len(verdicts)) for v in verdicts if v.noise]
+    alike = sum(low <= 0 <= high for low, high in compared)
+    left = len(verdicts) - len(compared)
+    if len(verdicts) == 1:
+        word = "cannot be compared with" if left else "cannot be told apart from" if alike else "can be told apart from"
+        return f"{verdicts[0].arm} {word} {baseline}."
+    others = f"of the {len(verdicts)} others"
+    if not compared:
+        return f"None {others} can be compared with {baseline}."
     if alike == 0:
-        return f"Each of the {len(others)} others can be told apart from {baseline}."
-    whole = "None" if alike == len(others) else f"{alike}"
-    return (
-        f"{whole} of the {len(others)} others {'can' if whole == 'None' else 'cannot'} be told apart from {baseline}."
-    )
+        said = f"{'Each' if not left else len(compared)} {others} can be told apart from {baseline}"
+    else:
+        said = f"{alike} {others} cannot be told apart from {baseline}"
+    return said + (f"; {left} cannot be compared." if left else ".")
 
 
 def _before_any_verdict(evidence: Evidence, found: Recommendation) -> list[str]:

@@ -121,12 +121,11 @@ def along(axis: Axis, evidence: Evidence, summary: Summary, decision: Decision) 
         )
         for row in rows
     ]
-    neighbours = list(pairwise(on_front))
-    share = evidence.alpha / max(len(neighbours), 1)
+    share = _share(len(rows), evidence.alpha)
     return TradeOff(
         axis=axis,
         points=points,
-        joined=[(a, b) for a, b in neighbours if apart(pairs.get((a, b)), share)],
+        joined=[(a, b) for a, b in pairwise(on_front) if apart(pairs.get((a, b)), share)],
         limit=limit_of(axis, decision),
         no_room=[r.arm for r in decision.rows if r.standing == "out of memory"],
         unplaced=[arm for arm, cost in costs.items() if cost is None],
@@ -161,6 +160,15 @@ def apart(pair: Difference | None, alpha: float) -> bool:
     return low > 0 or high < 0
 
 
+def _share(arms: int, alpha: float) -> float:
+    """The alpha of one pair so that all that is drawn as shown errs at most alpha together (Bonferroni).
+
+    Over every two arms, not over those that are neighbours on the front: which these are is seen in the same scores. At
+    alpha over the neighbours, with one cheap arm and 10 alike that cost the same, 14 % of simulated studies joined some.
+    """
+    return alpha / max(arms * (arms - 1) / 2, 1)
+
+
 def _good(row: Row, decision: Decision) -> float:
     """Quality with more being better."""
     return (row.quality or 0.0) * (1 if decision.higher_is_better else -1)
@@ -174,10 +182,10 @@ def _place(
     pairs: Mapping[tuple[str, str], Difference],
     evidence: Evidence,
 ) -> Place:
-    """Against each that costs no more at alpha / (k - 1), as in `harness.ranking.best_set`."""
+    """Whether one that costs no more is shown to be better."""
     if row.arm in on_front:
         return "on the front"
-    share = evidence.alpha / max(len(rows) - 1, 1)
+    share = _share(len(rows), evidence.alpha)
     sign = 1 if evidence.higher_is_better else -1
     for other in rows:
         pair = pairs.get((other.arm, row.arm))

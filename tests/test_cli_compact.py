@@ -100,6 +100,6 @@ def test_a_study_file_that_is_broken_hides_no_other_study(
         Store(tmp_path).open(make_spec(name=name, question="Is it?")).write(make_record())
     (tmp_path / "bad" / "study.yaml").write_text("arms: [", encoding="utf-8")
     bad, good = json.loads(ask("show", "--json")[1])
-    assert good == {"study": "good", "runs": 1, "question": "Is it?"}
+    assert good == {"study": "good", "runs": 1, "question": "Is it?", "origin": None}
     assert (bad["study"], bad["runs"]) == ("bad", None)
     assert "cannot be read" in bad["question"]

@@ -9,6 +9,8 @@ import pytest
 import stores
 
 from harness import charts, decision, reproduce
+from harness.compare import Comparison, Verdict
+from harness.intervals import Difference, Spread
 from harness.recommend import Limits, recommend
 from harness.spec import load_study
 from harness.store import StudyStore
@@ -111,3 +113,27 @@ def test_the_ranked_chart_keeps_the_baseline_and_the_one_to_use(store: StudyStor
     assert {found.baseline, found.chosen.arm} <= set(few["configuration"])
     assert len(few) <= 3
     assert math.isclose(few["quality"].max(), 100 * max(r.quality or 0.0 for r in found.rows))
+
+
+def test_what_can_be_told_apart_holds_for_all_of_them_together() -> None:
+    certain = Spread(2, 0.0, 0.0)  # items alone: 21 of them, 20 degrees of freedom
+
+    def verdict(arm: str, value: float, known: bool = True) -> Verdict:
+        noise = Difference(value, certain, certain, 21, 21, 0.01**2) if known else None
+        return Verdict(arm, "full", "not shown", None, 2, 21, noise=noise)
+
+    def said(*verdicts: Verdict) -> str:
+        return decision.told_apart(Comparison("full", 0.0, 0.05, True, list(verdicts)), "full")
+
+    # t of 20 degrees of freedom: 2.09 at 0.05, 2.61 at 0.05 / 3; 0.023 is 2.3 standard errors of 0.01
+    assert said(verdict("a", 0.023)) == "a can be told apart from full."
+    assert said(verdict("a", 0.023), verdict("b", 0.05), verdict("c", 0.0)) == (
+        "2 of the 3 others cannot be told apart from full."
+    )
+    assert said(verdict("a", 0.05), verdict("b", 0.05)) == "Each of the 2 others can be told apart from full."
+    assert said(verdict("a", 0.05), verdict("b", 0.0, known=False)) == (
+        "1 of the 2 others can be told apart from full; 1 cannot be compared."
+    )
+    assert said(verdict("a", 0.0, known=False), verdict("b", 0.0, known=False)) == (
+        "None of the 2 others can be compared with full."
+    )
