@@ -163,8 +163,8 @@ def apart(pair: Difference | None, alpha: float) -> bool:
 def _share(arms: int, alpha: float) -> float:
     """The alpha of one pair so that all that is drawn as shown errs at most alpha together (Bonferroni).
 
-    Over every two arms, not over those that are neighbours on the front: which these are is seen in the same scores. At
-    alpha over the neighbours, with one cheap arm and 10 alike that cost the same, 14 % of simulated studies joined some.
+    Over every two arms, not only over those that are neighbours on the front: which these are is seen in the same
+    scores, and the best of many equal arms would be picked for its luck.
     """
     return alpha / max(arms * (arms - 1) / 2, 1)
 
