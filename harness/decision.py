@@ -247,19 +247,22 @@ def _next_command(store: StudyStore, evidence: Evidence, found: Recommendation) 
         return None
     if evidence.early or not evidence.runs:
         return f"harness study {store.folder / 'study.yaml'} --store {store.folder.parent}"
-    return f"harness next {store.folder.name} --run --store {store.folder.parent}" if found.settling else None
+    added = [s for s in found.settling if s.against == evidence.spec.baseline]
+    return f"harness next {store.folder.name} --run --store {store.folder.parent}" if added else None
 
 
 def to_settle(found: Recommendation, summary: Summary, currency: str) -> list[str]:
     """What would settle each open arm, in the words of `harness recommend`."""
-    items = max((v.items for v in summary.comparison.verdicts), default=0) if summary.comparison else 0
+    verdicts = summary.comparison.verdicts if summary.comparison else []
+    items, baseline = max((v.items for v in verdicts), default=0), summary.comparison and summary.comparison.baseline
     lines = []
     for s in found.settling:
+        arm = s.arm if s.against == baseline else f"{s.arm} against {s.against}"
         more = f" and {s.items} items" if s.items > items else ""
         cost = f", {currency}{s.cost:.2f}" if s.cost is not None else ""
         runs = f"{s.seeds} seeds per arm{more}, {s.runs} more runs, {s.hours:.2f} h{cost}"
-        lines.append(f"{s.arm}: {runs}; a chance of {s.chance:.0%}")
-    close = "too close to call with a sensible number of runs; take the cheaper one"
+        lines.append(f"{arm}: {runs}; a chance of {s.chance:.0%}")
+    close = "too close to call with a sensible number of runs"
     return lines + [f"{arm}: {close}" for arm in found.too_close]
 
 

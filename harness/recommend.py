@@ -23,6 +23,7 @@ from harness.ranking import (
     upper_bound,
     within_margin,
 )
+from harness.record import NO_ROOM, outcomes
 from harness.spec import Prices, StudySpec
 from harness.store import StudyStore
 from harness.summary import ArmRow, Evidence, Summary, gather, summarise
@@ -33,6 +34,9 @@ Worth = Literal["yes", "no", "not shown"]
 
 FEW = 4
 """Arms that are named one by one."""
+
+UNKNOWN = {"memory": "peak memory not measured", "hours": "one run: no bound of its time", "money": "no price per hour"}
+"""Why an arm cannot be held against a limit."""
 
 HEADROOM = 1.05
 """A run's peak times this must fit: the same batch does not always land on the same fragments."""
@@ -84,9 +88,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Settling:
-    """Runs that would settle one arm against the baseline."""
+    """Runs that would settle one arm against another."""
 
     arm: str
+    against: str
+    """The baseline, or where that is beyond the limits the arm to use."""
     seeds: int
     items: int
     chance: float
@@ -142,7 +148,14 @@ def decide(evidence: Evidence, summary: Summary, limits: Limits) -> Recommendati
     verdicts = comparison.verdicts if comparison else []
     better = evidence.higher_is_better
     chosen, answer = _choose(fitting, evidence.refusal, margin, better)
-    open_ = [v for v in verdicts if v.label == "not shown" and _feasible(candidates, v.arm)]
+    if len(candidates) == 1 and answer == "shown":
+        answer = "default"  # nothing was compared
+    against = (
+        verdicts
+        if chosen is None or _feasible(candidates, spec.baseline)
+        else _others(evidence, fitting, chosen, margin)
+    )
+    open_ = [v for v in against if v.label == "not shown" and _feasible(candidates, v.arm)]
     settling, too_close = _what_settles(open_, evidence, summary, margin, spec.prices)
     noise = [v.noise for v in verdicts if v.noise]
     worth, full_sentence = _baseline_sentence(spec.baseline, candidates, verdicts, better, margin)
@@ -233,8 +246,10 @@ def _within_limits(
 ) -> tuple[Feasible, str | None]:
     """Whether an arm keeps every limit, and which it breaks or cannot be judged by."""
     if row.score is None:
-        lost = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in row.statuses.items() if status != "done")
-        return ("no", lost) if lost else ("unknown", "no confirmed run")
+        ends = [r.status for r in outcomes(evidence.records) if r.trial.arm == row.arm]
+        if not ends or any(status not in NO_ROOM for status in ends):
+            return "unknown", "no confirmed run"
+        return "no", "out of memory" if "out_of_memory" in ends else "forecast not to fit"
     checks: list[tuple[str, float | None, float | None]] = [
         ("memory", row.peak_bytes * HEADROOM if row.peak_bytes else None, limits.memory_bytes),
         ("hours", hours, limits.hours),
@@ -242,7 +257,7 @@ def _within_limits(
     ]
     for name, value, limit in checks:
         if limit is not None and value is None:
-            return "unknown", f"{name} not measured" if name != "money" else "no prices.per_hour"
+            return "unknown", UNKNOWN[name]
         if limit is not None and value is not None and value > limit:
             return "no", f"{name} over the limit"
     if limits.quality is not None:
@@ -305,12 +320,26 @@ def _what_settles(
         grown = plan.items / verdict.items
         hours = sum(n * float(np.mean(rows[a].run_seconds)) / 3600 for a, n in runs.items() if rows[a].run_seconds)
         cost = hours * prices.per_hour if prices.per_hour is not None else None
+        runs_added, time = sum(runs.values()), hours * max(grown, 1.0)
         settling.append(
             Settling(
-                verdict.arm, plan.seeds, plan.items, plan.chance, sum(runs.values()), hours * max(grown, 1.0), cost
+                arm=verdict.arm,
+                against=verdict.baseline,
+                seeds=plan.seeds,
+                items=plan.items,
+                chance=plan.chance,
+                runs=runs_added,
+                hours=time,
+                cost=cost,
             )
         )
     return sorted(settling, key=lambda s: s.hours), too_close
+
+
+def _others(evidence: Evidence, fitting: Sequence[Candidate], chosen: Candidate, margin: float) -> list[Verdict]:
+    """The configurations within the limits against the one to use, where the baseline is not among them."""
+    found = evidence.against(chosen.arm, [c.arm for c in fitting], margin)
+    return found.verdicts if found else []
 
 
 def _feasible(candidates: Sequence[Candidate], arm: str) -> bool:
@@ -326,7 +355,11 @@ def _sentence(
     margin: float,
 ) -> str:
     if chosen is None:
+        if all(c.feasible == "unknown" for c in candidates):
+            return f"Nothing is judged yet ({_reasons(candidates)})."
         return f"No configuration keeps the limits ({_reasons(candidates)})."
+    if len(candidates) == 1:
+        return f"Use {chosen.arm}: the study has no other configuration to compare it with."
     unit = f"{margin:g} of {evidence.metric}"
     if evidence.refusal or not _comparable(fitting):
         why = evidence.refusal or "the noise between runs is not known"
@@ -390,8 +423,12 @@ def _details(
     chosen: Candidate | None, candidates: Sequence[Candidate], baseline: str, prices: Prices, better: bool
 ) -> list[str]:
     own = next((c for c in candidates if c.arm == baseline), None)
-    if chosen is None or own is None or chosen.arm == baseline or own.quality is None or chosen.quality is None:
+    if chosen is None or own is None or own.quality is None or chosen.quality is None:
         return []
+    if chosen.arm == baseline:
+        scored = [c for c in candidates if c.feasible == "yes" and c.quality is not None]
+        cheapest = len(scored) > 1 and min(scored, key=_price).arm == baseline
+        return [f"{baseline} is not the dear one here: no other configuration costs less per run"] if cheapest else []
     gain = (own.quality - chosen.quality) * (1 if better else -1)
     lines = []
     if own.run_cost is not None and chosen.run_cost is not None:

@@ -207,10 +207,43 @@ def test_a_price_given_by_hand_makes_money_a_limit(fill: Fill) -> None:
     assert recommend(store, Limits(money=1.0, per_hour=2.0 / hours)).answer == "none"
 
 
+def test_a_study_of_one_arm_shows_nothing(fill: Fill) -> None:
+    only = {"full": {"method": "full", "quantization": "fp32", "params": {"learning_rate": 1e-3}}}
+    found = recommend(fill({"full": 0.9}, arms=only), Limits())
+    assert found.answer == "default"
+    assert found.sentence == "Use full: the study has no other configuration to compare it with."
+
+
+def test_an_arm_that_only_was_out_of_memory_is_no_choice_one_that_goes_on_is_unknown(
+    fill: Fill, make_record: MakeRecord
+) -> None:
+    store = fill({"full": 0.9}, {"full": 3, "lora": 0})
+    assert {c.arm: c.why for c in recommend(store, Limits()).candidates}["lora"] == "no confirmed run"
+    lost = make_record(
+        {"study": "s", "arm": "lora", "phase": "search", "seed": 0, "params": {"learning_rate": 1e-3}},
+        question_id=store.spec().question_id, status="out_of_memory",
+    )  # fmt: skip
+    store.write(lost)
+    assert {c.arm: c.feasible for c in recommend(store, Limits()).candidates}["lora"] == "unknown", "it goes on"
+
+
+def test_beyond_the_limits_the_baseline_settles_nothing(fill: Fill, make_record: MakeRecord) -> None:
+    arms = {n: {"method": "lora", "quantization": "fp32", "params": {"learning_rate": 1e-3}} for n in ("a", "b", "c")}
+    store = fill({"a": 0.9, "b": 0.6, "c": 0.6}, arms=arms)
+    for record in [r for r in store.records() if r.phase == "confirm" and r.trial.arm == "a"]:
+        assert record.memory is not None
+        memory = record.memory.model_copy(update={"weights": 10 * record.memory.weights})
+        store.write(record.model_copy(update={"memory": memory, "attempt": 2}))
+    least = min(c.peak_bytes or 0 for c in recommend(store, Limits()).candidates)
+    found = recommend(store, Limits(memory_bytes=2 * least, margin=0.0))
+    assert found.answer == "default"
+    assert [{s.arm, s.against} for s in found.settling] == [{"b", "c"}] or len(found.too_close) == 1
+
+
 def test_many_arms_with_one_reason_are_counted(fill: Fill, make_spec: MakeSpec) -> None:
     arms = {f"a{i}": {"method": "lora", "quantization": "fp32", "params": {"learning_rate": 1e-3}} for i in range(6)}
     found = recommend(fill({}, arms=arms), Limits())
-    assert found.sentence == "No configuration keeps the limits (6 configurations: no confirmed run)."
+    assert found.sentence == "Nothing is judged yet (6 configurations: no confirmed run)."
 
 
 def test_another_margin_than_the_declared_one_is_exploratory(fill: Fill) -> None:

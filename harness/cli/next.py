@@ -82,10 +82,7 @@ def _text(found: "Recommendation", left: list[int], line: str | None, elsewhere:
         f"{s.runs} more runs, {s.hours:.2f} h" + (f", {s.cost:.2f} in money" if s.cost is not None else "")
         for s in found.settling
     ]
-    lines += [
-        f"{arm}: too close to call; no sensible number of runs would settle it: take the cheaper one"
-        for arm in found.too_close
-    ]
+    lines += [f"{arm}: too close to call; no sensible number of runs would settle it" for arm in found.too_close]
     if found.decidable_gap is not None:
         lines.append(
             f"shown with a chance of 80% at the seeds of now: a difference {found.decidable_gap:.3f} beyond the margin"

@@ -62,7 +62,7 @@ def _text(found: "Recommendation", summary: "Summary", currency: str) -> str:
     ]
     lines.append(table(head, [_row(c) for c in found.candidates]))
     lines += [f"to settle {line}" for line in to_settle(found, summary, currency)]
-    if found.settling:
+    if summary.comparison and any(s.against == summary.comparison.baseline for s in found.settling):
         lines.append(f"run them: harness next {summary.study} --run")
     lines.append(found.naive)
     lines += [f"note: {c}" for c in summary.caveats]
