@@ -46,13 +46,14 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=3)
     arguments.add_argument("--store", type=Path, help="take pictures of this store instead of timing")
     arguments.add_argument("--studies", nargs="*", help="of that store; all without")
+    arguments.add_argument("--pages", nargs="*", default=list(PAGES), help="such as trade-offs; all without")
     arguments.add_argument("--pictures", type=Path, help="folder of the pictures")
     arguments.add_argument("--browser", default=browser.found())
     asked = arguments.parse_args()
     if asked.browser is None:
         sys.exit("no Chromium or Chrome on the path: name one with --browser")
     if asked.store:
-        pictures(asked.store, asked.pictures or Path("pictures"), asked.browser, asked.studies)
+        pictures(asked.store, asked.pictures or Path("pictures"), asked.browser, asked.studies, asked.pages)
         return
     with tempfile.TemporaryDirectory() as folder:
         timed(asked.trials, asked.repeats, asked.browser, Path(folder))
@@ -120,7 +121,7 @@ def _switch(page: Any, path: str) -> float:
     return seconds
 
 
-def pictures(store: Path, into: Path, path: str, studies: Sequence[str] | None) -> None:
+def pictures(store: Path, into: Path, path: str, studies: Sequence[str] | None, pages: Sequence[str]) -> None:
     """Every page of every study, wide and narrow, light and dark."""
     from playwright.sync_api import sync_playwright
 
@@ -133,7 +134,7 @@ def pictures(store: Path, into: Path, path: str, studies: Sequence[str] | None) 
             page = chromium.new_context(viewport=SIZES[width], color_scheme=colors).new_page()
             watch = browser.Watch(page)
             for study in studies or Store(store).studies():
-                for place, title in PAGES.items():
+                for place, title in ((p, PAGES[p]) for p in pages):
                     _picture(
                         page,
                         f"{address}/{place}?study={study}",
@@ -147,6 +148,8 @@ def pictures(store: Path, into: Path, path: str, studies: Sequence[str] | None) 
 
 
 def _picture(page: Any, address: str, path: Path) -> None:
+    from PIL import Image
+
     size = page.viewport_size
     page.goto(address)
     page.wait_for_selector(SHOWN, timeout=60_000)
@@ -157,6 +160,7 @@ def _picture(page: Any, address: str, path: Path) -> None:
     page.wait_for_timeout(800)
     page.screenshot(path=path)
     page.set_viewport_size(size)
+    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)  # a third of the bytes, the same to the eye
 
 
 def floor_server(script: Path) -> Any:
