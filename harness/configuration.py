@@ -208,7 +208,7 @@ def of_run(record: Record, spec: StudySpec, runs: Sequence[Record] = ()) -> Conf
 
 def _hardware(record: Record) -> str:
     """What a run was made on, in words; GPUs that it left idle are none of it."""
-    idle = {"gpus": []} if record.resolved.get("device") == "cpu" else {}
+    idle: dict[str, Any] = {"gpus": []} if record.resolved.get("device") == "cpu" else {}
     return described({**record.environment, **idle})
 
 

@@ -218,8 +218,7 @@ def _chosen(decision: Decision) -> Table | None:
     chosen = decision.chosen
     if chosen is None:
         return None
-    by_arm = {row.arm: row for row in decision.rows}
-    mine, base = by_arm[chosen.arm], by_arm[decision.baseline]
+    mine, base = decision.row(chosen.arm), decision.row(decision.baseline)
     priced = decision.per_hour is not None
     costs: list[tuple[str, Any, float | None, float | None]] = [
         ("Peak memory", size, mine.peak_bytes, base.peak_bytes),
