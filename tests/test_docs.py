@@ -360,6 +360,26 @@ def test_every_module_is_in_the_tree() -> None:
             assert f"  {path.name} " in tree, path.name
 
 
+def test_every_part_of_the_dashboard_and_every_quantization_is_in_the_tree() -> None:
+    tree = section(text("docs/architecture.md"), "## The tree")
+    for path in (ROOT / "dashboard").iterdir():
+        if path.suffix in {".py", ".toml"} and path.name != "__init__.py":
+            assert f"  {path.name} " in tree, path.name
+        elif path.is_dir() and path.name != "__pycache__":
+            assert f"  {path.name}/" in tree, path.name
+    (line,) = (row for row in tree.splitlines() if row.startswith("  quantization/"))
+    for path in (ROOT / "harness" / "quantization").glob("[a-z]*.py"):
+        family = re.sub(r"(hqq|gptq)\d", r"\1", path.stem)
+        assert re.search(rf"\b{family}\b", line), path.stem
+
+
+def test_every_page_of_the_dashboard_is_described_with_a_picture() -> None:
+    reading = section(text("docs/dashboard.md"), "## How to read each page")
+    for path in (ROOT / "dashboard" / "app_pages").glob("[a-z]*.py"):
+        title = path.stem.replace("_", " ").replace("trade offs", "trade-offs").capitalize()
+        assert re.search(r"!\[[^\]]{20,}\]\(pictures/", section(reading, f"### {title}")), path.stem
+
+
 def test_exit_codes_are_those_of_the_command_line() -> None:
     assert cli.__doc__ is not None
     told = set(re.findall(r"(?:^|, )(\d+) ", " ".join(cli.__doc__.split("\n\n")[1].split(". The result")[0].split())))
