@@ -4,7 +4,6 @@ Everything in it comes from `recommend`, so its sentences are those of `harness 
 rows that are drawn, what the chosen configuration costs against the baseline, and how to make it again.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from harness.recommend import Candidate, Limits, Recommendation, decide
 from harness.record import NO_ROOM, Record
 from harness.spec import Scalar
 from harness.store import StudyStore
-from harness.summary import ArmRow, Evidence, Summary, gather, score_name, summarise
+from harness.summary import ArmRow, Evidence, Summary, score_name
 from harness.units import GIB, SHARES, is_share
 
 Standing = Literal["fits", "over a limit", "out of memory", "not known"]
@@ -68,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The configuration to use, and the baseline beside it."""
+    """The configuration to use, and how to make it again. What it scored and costs is in its row."""
 
     arm: str
     trial_id: str
@@ -80,14 +79,6 @@ class Chosen:
     """Folder of the adapter or model, relative to the study's folder."""
     command: str | None
     """Makes the run again; None for results that were made elsewhere."""
-    peak_bytes: int | None
-    baseline_peak_bytes: int | None
-    seconds: float | None
-    baseline_seconds: float | None
-    cost: float | None
-    baseline_cost: float | None
-    difference: Interval | None
-    """Of quality: chosen minus baseline."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +113,13 @@ class Decision:
     """What a reader has to know before trusting it."""
 
     @property
-    def cost_unit(self) -> str:
-        return self.currency if self.per_hour is not None else "h"
-
-    @property
     def percent(self) -> bool:
         """Whether the metric is a share, shown in percent."""
         return is_share(self.metric)
+
+    def row(self, arm: str) -> Row:
+        """One configuration, which a study has by this name."""
+        return next(row for row in self.rows if row.arm == arm)
 
     def as_json(self) -> dict[str, Any]:
         """The file `decision.json`; its schema is in docs/dashboard.md."""
@@ -137,18 +128,8 @@ class Decision:
         return {"schema": 1, "harness": __version__, **plain}
 
 
-def of_study(store: StudyStore, limits: Limits) -> Decision:
-    """Read a study's results and decide.
-
-    Raises:
-        SpecError: no run was scored on the metric that is named.
-    """
-    evidence = gather(store, limits.metric)
-    return make(store, evidence, summarise(store, evidence), limits)
-
-
 def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits) -> Decision:
-    """The same from what was gathered, for several limits in turn."""
+    """Decide from what was gathered, for several limits in turn."""
     spec = evidence.spec
     found = decide(evidence, summary, limits)
     margin = evidence.margin if limits.margin is None else limits.margin
@@ -156,11 +137,10 @@ def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits
     by_arm = {row.arm: row for row in summary.arms}
     rows = [_row(c, by_arm[c.arm], evidence, comparison) for c in found.candidates]
     sign = -1 if evidence.higher_is_better else 1
-    origin = getattr(spec, "origin", None)
     return Decision(
         study=store.folder.name,
         question=spec.question,
-        origin=origin.tool if origin else None,
+        origin=spec.origin.tool if spec.origin else None,
         as_of=max((r.started_at for r in evidence.records), default=None),
         metric=evidence.metric,
         higher_is_better=evidence.higher_is_better,
@@ -171,7 +151,7 @@ def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits
         currency=spec.prices.currency,
         recommendation=found,
         rows=sorted(rows, key=lambda r: (r.quality is None, sign * (r.quality or 0.0))),
-        chosen=_chosen(found, rows, evidence, store.folder),
+        chosen=_chosen(found, evidence, store.folder),
         zero_shot=summary.zero_shot.get(evidence.metric),
         told_apart=told_apart(comparison, spec.baseline),
         to_settle=[*_before_any_verdict(evidence, found), *to_settle(found, summary, spec.prices.currency)],
@@ -322,28 +302,17 @@ def _standing(candidate: Candidate, row: ArmRow) -> Standing:
     return "over a limit" if candidate.feasible == "no" else "not known"
 
 
-def _chosen(found: Recommendation, rows: Sequence[Row], evidence: Evidence, folder: Path) -> Chosen | None:
+def _chosen(found: Recommendation, evidence: Evidence, folder: Path) -> Chosen | None:
     run: Record | None = next((r for r in evidence.runs if r.trial.arm == found.arm), None)
     if run is None:
         return None
-    by_arm = {row.arm: row for row in rows}
-    mine, base = by_arm[run.trial.arm], by_arm[evidence.spec.baseline]
     return Chosen(
-        arm=mine.arm,
+        arm=run.trial.arm,
         trial_id=run.trial_id,
-        method=mine.method,
-        quantization=mine.quantization,
+        method=run.trial.method,
+        quantization=run.trial.quantization,
         params=run.trial.params,
         micro_batch=run.trial.training.per_pass,
         adapter=run.adapter_path,
-        command=None
-        if getattr(evidence.spec, "origin", None)
-        else reproduce.command(run, evidence.spec, folder / "study.yaml"),
-        peak_bytes=mine.peak_bytes,
-        baseline_peak_bytes=base.peak_bytes,
-        seconds=mine.seconds,
-        baseline_seconds=base.seconds,
-        cost=mine.cost,
-        baseline_cost=base.cost,
-        difference=mine.difference,
+        command=None if evidence.spec.origin else reproduce.command(run, evidence.spec, folder / "study.yaml"),
     )

@@ -4,6 +4,8 @@ import contextlib
 import os
 import platform
 import subprocess
+from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,20 @@ def describe() -> dict[str, Any]:
         "packages": {p: v for p in PACKAGES if (v := package_version(p))},
         "variables": {k: os.environ[k] for k in MACHINE_VARIABLES if k in os.environ},
     }
+
+
+def described(environment: Mapping[str, Any]) -> str:
+    """The hardware of a record's `environment` in words: GPUs of one kind counted together, then the CPU."""
+    gpus = Counter(f"{g.get('name', 'GPU')}{_driver(g)}" for g in environment.get("gpus") or [])
+    parts = [f"{n} x {name}" if n > 1 else name for name, n in gpus.items()]
+    cpu, cores = environment.get("cpu"), environment.get("cores")
+    if cpu:
+        parts.append(f"{cpu}, {cores} cores" if cores else str(cpu))
+    return "; ".join(parts) or "not known"
+
+
+def _driver(gpu: Mapping[str, Any]) -> str:
+    return f" (driver {gpu['driver']})" if gpu.get("driver") else ""
 
 
 def package_version(package: str) -> str | None:

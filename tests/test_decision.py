@@ -1,6 +1,5 @@
 """The decision as one artefact: its sentences, its rows and the run that it names."""
 
-import json
 import math
 import shlex
 from pathlib import Path
@@ -10,11 +9,13 @@ import stores
 
 from harness import charts, decision, reproduce
 from harness.compare import Comparison, Verdict
+from harness.decision import Decision
 from harness.intervals import Difference, Spread
 from harness.recommend import Limits, recommend
 from harness.spec import load_study
 from harness.store import StudyStore
-from harness.units import GIB, duration, energy, money, size
+from harness.summary import gather, summarise
+from harness.units import GIB
 
 
 @pytest.fixture(scope="module")
@@ -22,28 +23,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
     return stores.generate(tmp_path_factory.mktemp("results"), "study", 60, flavour="cuda")
 
 
+def of_study(store: StudyStore, limits: Limits) -> Decision:
+    evidence = gather(store, limits.metric)
+    return decision.make(store, evidence, summarise(store, evidence), limits)
+
+
 def test_its_sentences_are_those_of_the_recommendation(store: StudyStore) -> None:
     for limits in (Limits(), Limits(memory_bytes=24 * GIB, margin=0.05), Limits(hours=1e-9)):
-        said, found = decision.of_study(store, limits).recommendation, recommend(store, limits)
+        said, found = of_study(store, limits).recommendation, recommend(store, limits)
         assert (said.sentence, said.full_sentence, said.worth) == (found.sentence, found.full_sentence, found.worth)
 
 
 def test_rows_are_ranked_and_none_is_missing(store: StudyStore) -> None:
-    found = decision.of_study(store, Limits())
+    found = of_study(store, Limits())
     scored = [r.quality for r in found.rows if r.quality is not None]
     assert scored == sorted(scored, reverse=True)
     assert {r.arm for r in found.rows} == set(store.spec().arms)
-
-
-def test_it_is_strict_json(store: StudyStore) -> None:
-    def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is not JSON")
-
-    text = json.dumps(decision.of_study(store, Limits(memory_bytes=24 * GIB)).as_json())
-    read = json.loads(text, parse_constant=refuse)
-    assert read["schema"] == 1
-    assert read["limits"]["memory_bytes"] == 24 * GIB
-    assert read["recommendation"]["worth"] in {"yes", "no", "not shown"}
 
 
 def test_limits_are_said_and_given_as_options() -> None:
@@ -62,7 +57,7 @@ def test_an_interval_over_items_is_that_of_wilson() -> None:
 
 
 def test_a_quality_is_never_without_its_interval_or_the_reason(store: StudyStore) -> None:
-    found = decision.of_study(store, Limits())
+    found = of_study(store, Limits())
     for row in found.rows:
         said = charts.quality(row, found)
         assert row.quality is None or "[" in said or "one seed" in said
@@ -88,26 +83,8 @@ def test_the_command_makes_the_very_same_trial(store: StudyStore) -> None:
     assert tried > 20
 
 
-@pytest.mark.parametrize(
-    ("said", "wanted"),
-    [
-        (size(3 << 30), "3.0 GiB"),
-        (duration(89), "89 s"),
-        (duration(5400), "1 h 30 min"),
-        (money(1.4, "$"), "$1.40"),
-        (money(0.00123, "$"), "$0.0012"),
-        (money(12.5, "EUR"), "12.50 EUR"),
-        (money(None, "$"), "-"),
-        (energy(3600), "1 Wh"),
-        (energy(7.2e6), "2.00 kWh"),
-    ],
-)
-def test_quantities_read_with_their_units(said: str, wanted: str) -> None:
-    assert said == wanted
-
-
 def test_the_ranked_chart_keeps_the_baseline_and_the_one_to_use(store: StudyStore) -> None:
-    found = decision.of_study(store, Limits())
+    found = of_study(store, Limits())
     assert found.chosen is not None
     few = charts.ranked_frame(found, most=1)
     assert {found.baseline, found.chosen.arm} <= set(few["configuration"])

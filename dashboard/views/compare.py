@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -16,8 +16,6 @@ from harness.pairs import Metric, Pair
 from harness.spec import StudySpec
 from harness.summary import ArmRow, Evidence, Summary, over_seeds
 from harness.units import duration, energy, money, size
-
-Side = Literal["a", "b"]
 
 VERDICTS = ("better", "worse", "equivalent", "not shown", "not enough data")
 VERDICT_SHAPES = ("triangle-up", "triangle-down", "square", "circle", "cross")

@@ -83,47 +83,45 @@ def figures(decision: Decision) -> list[Figure]:
     chosen = decision.chosen
     if chosen is None:
         return []
-    row = next(r for r in decision.rows if r.arm == chosen.arm)
+    row, base = decision.row(chosen.arm), decision.row(decision.baseline)
     own = chosen.arm == decision.baseline
     against = f"against {decision.baseline if len(decision.baseline) < LONG else 'the baseline'}"
-    unit = None if chosen.difference is None else f"points {against}" if decision.percent else against
-    shown = charts.difference(chosen.difference, decision)
+    unit = None if row.difference is None else f"points {against}" if decision.percent else against
+    shown = charts.difference(row.difference, decision)
     return [
         Figure(
             f"Quality of {chosen.arm}",
             charts.quality(row, decision).split(" [")[0].split(" (")[0],
-            None if own or chosen.difference is None else shown.replace(" points", ""),
-            unit if not own and chosen.difference else charts.quality(row, decision).partition(" % ")[2] or None,
+            None if own or row.difference is None else shown.replace(" points", ""),
+            unit if not own and row.difference else charts.quality(row, decision).partition(" % ")[2] or None,
             _quality_color(decision),
             f"{charts.quality_title(decision)}: {charts.quality(row, decision)}, {_seeds(row.seeds)}. Below: the "
             "difference with its 95 % interval, grey where that covers zero.",
         ),
         Figure(
             "Peak memory",
-            size(chosen.peak_bytes),
-            *_against(chosen.peak_bytes, chosen.baseline_peak_bytes, None if own else against),
+            size(row.peak_bytes),
+            *_against(row.peak_bytes, base.peak_bytes, None if own else against),
             "Of a training step: what the allocator held on a GPU, tensors by kind on a CPU.",
         ),
         Figure(
             "Time of a run",
-            "-" if chosen.seconds is None else duration(chosen.seconds),
-            *_against(chosen.seconds, chosen.baseline_seconds, None if own else against),
+            "-" if row.seconds is None else duration(row.seconds),
+            *_against(row.seconds, base.seconds, None if own else against),
             "Wall clock of a whole run, evaluation included, mean over seeds.",
         ),
-        _money(decision, row, None if own else against),
+        _money(decision, row, base, None if own else against),
     ]
 
 
-def _money(decision: Decision, row: Row, against: str | None) -> Figure:
+def _money(decision: Decision, row: Row, base: Row, against: str | None) -> Figure:
     """What a run costs where there is a price, else the time that finding the configuration took."""
-    chosen = decision.chosen
-    assert chosen is not None
     if decision.per_hour is None:
         words = "Tuning, confirmation and failures of this configuration here. A price per hour turns it into money."
         included = "tuning not known" if decision.origin else "tuning included"
         return Figure("Finding it took", duration(row.spent_seconds), None, included, "off", words)
     words = "Hours of a run over the share of runs that succeed, times the price of an hour."
-    compared = _against(chosen.cost, chosen.baseline_cost, against)
+    compared = _against(row.cost, base.cost, against)
     return Figure("Cost of a run", money(row.cost, decision.currency), *compared, words)
 
 
@@ -176,7 +174,7 @@ def _seeds(count: int) -> str:
 
 
 def _quality_color(decision: Decision) -> str:
-    interval = decision.chosen.difference if decision.chosen else None
+    interval = decision.row(decision.chosen.arm).difference if decision.chosen else None
     if interval is None or interval.low <= 0 <= interval.high:
         return "off"
     return "normal" if decision.higher_is_better else "inverse"
