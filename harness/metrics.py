@@ -15,10 +15,10 @@ def plain(metric: str) -> str:
     return metric.replace("/", " ").replace("_", " ")
 
 
-def title(metric: str, *, higher_is_better: bool = True) -> str:
-    """A metric as an axis is named: what it is, its unit, and which way is better."""
+def title(metric: str, *, higher_is_better: bool = True, name: str | None = None) -> str:
+    """A metric as an axis is named: what it is, its unit, and which way is better. `name` stands in for its own."""
     shown = " (%)" if is_share(metric) else " (nats per token)" if _is_loss(metric) else ""
-    return f"{plain(metric)}{shown}{'' if higher_is_better else ', lower is better'}"
+    return f"{name or plain(metric)}{shown}{'' if higher_is_better else ', lower is better'}"
 
 
 def scale(metric: str) -> int:
@@ -31,16 +31,23 @@ def scaled(value: float | None, metric: str) -> float | None:
     return None if value is None else value * scale(metric)
 
 
+def number(value: float, metric: str, sign: str = "") -> str:
+    """Without its unit. Three digits at least, but of percents: a loss of 0.00002 is not 0.000."""
+    if is_share(metric):
+        return f"{round(100 * value, 1) + 0.0:{sign}.1f}"  # no -0.0
+    return f"{value:{sign}.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:{sign}#.3g}"
+
+
 def score(value: float | None, metric: str, none: str = "not scored") -> str:
     """One score with its unit: `89.4 %`, `0.0834 nats`."""
     if value is None:
         return none
-    return f"{_number(value, metric)}{' %' if is_share(metric) else _nats(metric)}"
+    return f"{number(value, metric)}{' %' if is_share(metric) else _nats(metric)}"
 
 
 def difference(value: float, metric: str) -> str:
     """One difference with its unit: `-8.4 points`, `+0.0360 nats`."""
-    return f"{_number(value, metric, '+')}{' points' if is_share(metric) else _nats(metric)}"
+    return f"{number(value, metric, '+')}{' points' if is_share(metric) else _nats(metric)}"
 
 
 def margin(value: float, metric: str) -> str:
@@ -50,7 +57,7 @@ def margin(value: float, metric: str) -> str:
 
 def bounds(low: float, high: float, metric: str, sign: str = "") -> str:
     """An interval in the unit of the number before it: `[87.9, 90.9]`."""
-    return f"[{_number(low, metric, sign)}, {_number(high, metric, sign)}]"
+    return f"[{number(low, metric, sign)}, {number(high, metric, sign)}]"
 
 
 def spread(low: float | None, high: float | None, metric: str) -> str:
@@ -74,10 +81,3 @@ def _is_loss(metric: str) -> bool:
 
 def _nats(metric: str) -> str:
     return " nats" if _is_loss(metric) else ""
-
-
-def _number(value: float, metric: str, sign: str = "") -> str:
-    """Tenths of a percent; else three decimals, or three digits of what is small: a loss of 0.00002 is not 0.000."""
-    if is_share(metric):
-        return f"{round(100 * value, 1) + 0.0:{sign}.1f}"  # no -0.0
-    return f"{value:{sign}.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:{sign}#.3g}"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import stores
 
-from harness import charts, decision, reproduce
+from harness import charts, decision, reproduce, wording
 from harness.recommend import Limits, recommend
 from harness.spec import load_study
 from harness.store import StudyStore
-from harness.units import GIB, duration, energy, money, size
+from harness.units import GIB
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,7 @@ def test_limits_are_said_and_given_as_options() -> None:
     limits = Limits(memory_bytes=24 * GIB, hours=2.0, metric="test_loss", per_hour=0.69)
     assert decision.limits_said(limits, "$") == "24 GiB of GPU memory, 2 h per run"
     assert decision.limits_said(Limits(), "$") == "no limits"
+    assert decision.limits_said(Limits(money=5), "EUR") == "5.00 EUR per run"
     flags = ["--vram", "24", "--hours", "2", "--metric", "test_loss", "--per-hour", "0.69"]
     assert decision.flags(limits) == flags
 
@@ -62,7 +63,7 @@ def test_an_interval_over_items_is_that_of_wilson() -> None:
 def test_a_quality_is_never_without_its_interval_or_the_reason(store: StudyStore) -> None:
     found = decision.of_study(store, Limits())
     for row in found.rows:
-        said = charts.quality(row, found)
+        said = wording.quality(row, found)
         assert row.quality is None or "[" in said or "one seed" in said
 
 
@@ -84,24 +85,6 @@ def test_the_command_makes_the_very_same_trial(store: StudyStore) -> None:
         assert seeds == [record.trial.seed]
         tried += 1
     assert tried > 20
-
-
-@pytest.mark.parametrize(
-    ("said", "wanted"),
-    [
-        (size(3 << 30), "3.0 GiB"),
-        (duration(89), "89 s"),
-        (duration(5400), "1 h 30 min"),
-        (money(1.4, "$"), "$1.40"),
-        (money(0.00123, "$"), "$0.0012"),
-        (money(12.5, "EUR"), "12.50 EUR"),
-        (money(None, "$"), "-"),
-        (energy(3600), "1 Wh"),
-        (energy(7.2e6), "2.00 kWh"),
-    ],
-)
-def test_quantities_read_with_their_units(said: str, wanted: str) -> None:
-    assert said == wanted
 
 
 def test_the_ranked_chart_keeps_the_baseline_and_the_one_to_use(store: StudyStore) -> None:

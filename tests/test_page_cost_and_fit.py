@@ -231,7 +231,7 @@ def test_time_is_told_apart_by_what_it_went_into(of: Any, make_record: MakeRecor
     frame = shown.spent_frame(evidence)
     spent = {(row.arm, row.purpose): row.seconds for row in frame.itertuples()}
     assert spent == {
-        ("lora", "tuning"): 10, ("lora", "did not end well"): 20, ("lora", "confirmed runs"): 30,
+        ("lora", "tuning"): 10, ("lora", "did not end well"): 20, ("lora", "confirmation"): 30,
         ("the base", "evaluation alone"): 5,
     }  # fmt: skip
 

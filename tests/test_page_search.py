@@ -11,10 +11,13 @@ from stores import generate
 from streamlit.testing.v1 import AppTest
 
 from dashboard.views import search, search_charts
+from dashboard.views.banner import Banner
 from harness.record import Record, Score, Status
 from harness.spec import StudySpec
 from harness.store import Store, StudyStore
 from harness.summary import gather, summarise
+from harness.wording import STATUSES
+from harness.words import capital
 
 APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
 
@@ -30,7 +33,7 @@ def read(store: StudyStore) -> search.Tuning:
     return search.tuning(evidence, summarise(store, evidence))
 
 
-def banner(store: StudyStore) -> search.Banner:
+def banner(store: StudyStore) -> Banner:
     return search.banner(gather(store), read(store))
 
 
@@ -82,7 +85,7 @@ def test_the_last_line_of_the_ledger_is_the_sum_of_the_others(tmp_path: Path) ->
     table = search.ledger(read(generate(tmp_path, "lab", 60)))
     *rows, total = table["Runs in the log"]
     assert total == sum(rows) == 60
-    ends = [c for c in table.columns if c in search.ENDED.values()]
+    ends = [c for c in table.columns if c in map(capital, STATUSES.values())]
     assert list(table[ends].sum(axis=1)) == list(table["Runs in the log"])
 
 
@@ -164,14 +167,14 @@ def test_a_diverged_run_has_no_loss_whatever_it_scored(study: Study) -> None:
 def test_of_very_many_trials_the_best_ones_are_all_drawn() -> None:
     # the one that matters is not a third one, so even thinning alone would lose it
     losses = [1.0] * 5001 + [0.5] + [1.0] * 998
-    frame = pd.DataFrame({"series": "lora", "number": range(1, 6001), "loss": losses, "ended": "Completed"})
-    frame.loc[1::3, ["loss", "ended"]] = [float("nan"), "Diverged"]  # none of them is an n-th of all
-    frame.loc[5001, ["loss", "ended"]] = [0.5, "Completed"]
+    frame = pd.DataFrame({"series": "lora", "number": range(1, 6001), "loss": losses, "ended": "done"})
+    frame.loc[1::3, ["loss", "ended"]] = [float("nan"), "diverged"]  # none of them is an n-th of all
+    frame.loc[5001, ["loss", "ended"]] = [0.5, "done"]
     frame["best"] = frame["loss"].cummin().ffill()
     drawn = search_charts.thinned(frame)
     assert len(drawn) < 2100
     assert 5002 in set(drawn["number"])
-    assert (drawn["ended"] == "Diverged").sum() == 667  # each third of 2000
+    assert (drawn["ended"] == "diverged").sum() == 667  # each third of 2000
     assert search_charts.left_out(frame, drawn).startswith(f"Drawn are {len(drawn)} of 6000 trials")
     few = frame.head(100)
     assert search_charts.thinned(few) is few
@@ -191,8 +194,8 @@ def test_a_parameter_that_decides_the_loss_explains_it_and_another_does_not() ->
     table = search.importance(frame)
     assert table is not None
     shares = dict(zip(table["Parameter"], table["Share"], strict=True))
-    assert shares["rank"] == pytest.approx(0.7222, abs=1e-4)
-    assert shares["noise"] == 0.0
+    assert shares["Rank"] == pytest.approx(0.7222, abs=1e-4)
+    assert shares["Noise"] == 0.0
 
 
 def test_a_valley_over_learning_rates_is_seen() -> None:
@@ -202,7 +205,7 @@ def test_a_valley_over_learning_rates_is_seen() -> None:
     assert frame["learning_rate"].corr(frame["loss"], method="spearman") == pytest.approx(0, abs=0.01)
     table = search.importance(frame)
     assert table is not None
-    assert table["Parameter"][0] == "learning rate"
+    assert table["Parameter"][0] == "Learning rate"
     assert table["Share"][0] > 0.8
 
 
@@ -219,7 +222,7 @@ def test_only_parameters_that_vary_are_drawn(study: Study) -> None:
         study.run("lora", "search", 0.1 * rank, number=number, params=params)
     frame = read(study.store).params["lora"]
     assert list(frame.columns) == ["rank", "loss"]
-    assert [name for name, _ in search_charts.slices(frame, study.spec, "lora")] == ["rank"]
+    assert [name for name, _ in search_charts.slices(frame, study.spec, "lora")] == ["Rank"]
 
 
 def test_results_made_elsewhere_have_no_plan(tmp_path: Path, make_record: MakeRecord, make_spec: MakeSpec) -> None:

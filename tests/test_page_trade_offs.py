@@ -39,7 +39,7 @@ def test_the_table_starts_with_the_cheapest(rented: StudyStore) -> None:
     table = views.table(found, decision)
     assert list(table["Configuration"]) == ["qlora-nf4", "lora-int8", "lora", "full"]
     assert all(size.endswith(" GiB") for size in table["Peak memory"])
-    assert all("[" in quality for quality in table["gsm8k exact_match (%)"])
+    assert all("[" in quality for quality in table["gsm8k exact match (%)"])
     assert all(chance.endswith("%") for chance in table["Chance to be on the front"])
 
 

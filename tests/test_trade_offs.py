@@ -16,7 +16,6 @@ from harness.summary import Evidence, Summary, gather, summarise
 from harness.trade_offs import Point, TradeOff, along, apart, axes, front, limit_of
 from harness.units import GIB
 from harness.wording import trade_off_findings, trade_off_reading
-from harness.words import listed
 
 Found = tuple[Evidence, Summary, Decision]
 
@@ -143,12 +142,6 @@ def test_what_found_no_room_is_named() -> None:
     said = trade_off_findings(trade_off([point("a", 1)], no_room=["full"], unplaced=["odd"]))
     assert "One configuration has no score, since no run found room (marks at the right edge): full." in said
     assert "Scored, but not drawn since this cost is not known: odd." in said
-
-
-def test_of_many_the_first_are_named() -> None:
-    assert listed(["a"], 6) == "a"
-    assert listed(["a", "b", "c"], 6) == "a, b and c"
-    assert listed(list("abcdefgh"), 6) == "a, b, c, d, e, f and 2 more"
 
 
 def spec(some: TradeOff, decision: Decision) -> dict[str, Any]:

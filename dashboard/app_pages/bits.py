@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import shared
+from dashboard import drawing, shared
 from dashboard.views import bits as shown
 from harness import bits
 from harness.bits import Bits, Question
@@ -29,19 +29,6 @@ def question_of(found: Bits) -> Question:
     return found.questions[titles.index(str(st.session_state["bits_question"]))]
 
 
-def told(question: Question, study: str) -> None:
-    """The sentences of `harness bits`, word for word."""
-    badge, icon, color = shown.ANSWERS[question.answer]
-    first, *others = question.findings
-    with st.container(border=True):
-        st.badge(badge, icon=icon, color=color)
-        st.markdown(f"**{shared.plain(first.sentence)}**")
-        for line in [*(f.sentence for f in others), *(f"Not judged on {reason}" for reason in question.skipped)]:
-            st.caption(shared.plain(line))
-        for line in shown.odd(question):
-            st.caption(shared.plain(line))
-
-
 def quality(question: Question) -> None:
     names = shown.measures(question)
     measure = names[0]
@@ -64,8 +51,7 @@ def quality(question: Question) -> None:
         return
     left.altair_chart(chart, alt=shown.chart_alt(question, measure, some))
     apart = shown.differences(question, measure)
-    unit = " (points)" if shown.percent(measure, finding) else ""
-    chart = shown.difference_chart(apart, f"Difference from {question.reference}{unit}", margin, lowest)
+    chart = shown.difference_chart(apart, shown.difference_title(measure, question), margin, lowest)
     if chart is None:
         right.text(f"No difference is judged on {shown.measure_name(measure)}.")
     else:
@@ -125,7 +111,7 @@ else:
     if len(answered.questions) > 1:
         st.dataframe(shown.answers(answered), hide_index=True, alt="Every question about bit-widths with its answer")
     asked = question_of(answered)
-    told(asked, answered.study)
+    drawing.banner(shown.answer(asked))
     st.subheader("Quality by bit-width")
     quality(asked)
     st.dataframe(shown.table(asked), hide_index=True, alt=f"Quality by bit-width: {asked.findings[0].sentence}")

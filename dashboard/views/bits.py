@@ -8,13 +8,16 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
+from dashboard.views.banner import Banner
+from harness import metrics
 from harness.bits import DIVERGENCES, RETENTION, Bits, Finding, Measure, Question, Width, bits_stored, to_settle
 from harness.charts import Chart
 from harness.compare import Interval
 from harness.spec import Served
 from harness.speed import Median
-from harness.summary import LOSS, Evidence, Summary
-from harness.units import duration, is_share, money, size
+from harness.summary import LOSS, Evidence, Measured, Summary
+from harness.units import byte_scale, duration, energy, is_share, money, size
+from harness.words import capital, count
 
 BACKENDS = ("unquantized", "bitsandbytes", "hqq", "gptq", "torchao", "other")
 SHAPES = ("square", "diamond", "circle", "triangle-up", "cross", "triangle-down")
@@ -66,15 +69,17 @@ def nothing_asked(evidence: Evidence) -> str:
 
 def caption(evidence: Evidence, found: Bits) -> str:
     """What the answers rest on."""
-    share = is_share(found.metric)
-    margin = (
-        f"a margin of {_scaled(found.margin, share):g}{' points' if share else ''}" if found.margin else "no margin"
-    )
+    margin = f"a margin of {metrics.margin(found.margin, found.metric)}" if found.margin else "no margin"
+    completed = count(sum(r.status == "done" for r in evidence.records), "completed run")
     declared = "as the study declares it, whatever the side bar says"
-    return (
-        f"{found.study} · {found.metric.replace('/', ' ')} at {margin}, {declared} · "
-        f"{sum(r.status == 'done' for r in evidence.records)} completed runs"
-    )
+    return f"{found.study} · {metrics.plain(found.metric)} at {margin}, {declared} · {completed}"
+
+
+def answer(question: Question) -> Banner:
+    """The sentences of `harness bits`, word for word."""
+    first, *others = question.findings
+    beside = [*(f.sentence for f in others), *(f"Not judged on {reason}" for reason in question.skipped)]
+    return Banner(*ANSWERS[question.answer], first.sentence, [*beside, *_odd(question)])
 
 
 def answers(found: Bits) -> pd.DataFrame:
@@ -100,16 +105,19 @@ def measures(question: Question) -> list[str]:
 
 
 def measure_name(measure: str) -> str:
-    return "retention (what the base can do)" if measure == RETENTION else measure.replace("/", " ").replace("_", " ")
+    return "retention (what the base can do)" if measure == RETENTION else metrics.plain(measure)
 
 
 def title(measure: str, question: Question | None = None) -> str:
     """A measure as an axis is named."""
-    if measure == LOSS:
-        return "test loss (nats per token), lower is better"
     found = _finding(question, measure) if question else None
-    better = "" if found is None or found.measure.higher_is_better else ", lower is better"
-    return f"{measure_name(measure)}{' (%)' if percent(measure, found) else ''}{better}"
+    better = found.measure.higher_is_better if found else measure != LOSS
+    return metrics.title(_read_as(measure, found), higher_is_better=better, name=measure_name(measure))
+
+
+def difference_title(measure: str, question: Question) -> str:
+    """The axis of differences from the reference."""
+    return f"Difference from {question.reference} ({metrics.unit(_read_as(measure, _finding(question, measure)))})"
 
 
 def percent(measure: str, finding: Finding | None = None) -> bool:
@@ -118,17 +126,22 @@ def percent(measure: str, finding: Finding | None = None) -> bool:
     return all(map(is_share, names))
 
 
+def _read_as(measure: str, finding: Finding | None) -> str:
+    """A metric that reads like a measure, which can be a mean over several tasks."""
+    return "accuracy" if percent(measure, finding) else measure
+
+
 def points(question: Question, measure: str) -> list[Point]:
     """What is drawn of a question on one measure, the widest first."""
-    scale = 100 if percent(measure, _finding(question, measure)) else 1
+    metric = _read_as(measure, _finding(question, measure))
     found = []
     for w in question.widths:
         score = w.scores.get(measure)
         value, low, high = (score.mean, score.low, score.high) if score else (None, None, None)
         found.append(
             Point(
-                w.name, w.bits_stored, backend(w.quantization), _times(value, scale), _times(low, scale),
-                _times(high, scale), verdict(question, w, measure),
+                w.name, w.bits_stored, backend(w.quantization), metrics.scaled(value, metric),
+                metrics.scaled(low, metric), metrics.scaled(high, metric), verdict(question, w, measure),
             )
         )  # fmt: skip
     return found
@@ -139,7 +152,7 @@ def differences(question: Question, measure: str) -> list[Point]:
     finding = _finding(question, measure)
     if finding is None or finding.comparison is None or not finding.comparison.verdicts:
         return []
-    scale = 100 if percent(measure, finding) else 1
+    metric = _read_as(measure, finding)
     found = []
     for w in question.widths:
         bounds = _interval(finding, w.name)
@@ -148,8 +161,8 @@ def differences(question: Question, measure: str) -> list[Point]:
             value = 0.0
         found.append(
             Point(
-                w.name, w.bits_stored, backend(w.quantization), _times(value, scale), _times(low, scale),
-                _times(high, scale), verdict(question, w, measure),
+                w.name, w.bits_stored, backend(w.quantization), metrics.scaled(value, metric),
+                metrics.scaled(low, metric), metrics.scaled(high, metric), verdict(question, w, measure),
             )
         )  # fmt: skip
     return found
@@ -206,16 +219,16 @@ def table(question: Question) -> pd.DataFrame:
     """Quality at every bit-width with its verdict."""
     finding = question.findings[0]
     first = finding.measure.name
-    share = percent(first, finding)
+    metric = _read_as(first, finding)
     return pd.DataFrame(
         [
             {
                 "Stored as": w.name,
                 "Bits per weight": _bits(w.bits_stored),
-                _sentence_case(title(first, question)): _score(w, first, percent=share),
-                f"Difference from {question.reference}": _difference(_interval(finding, w.name), percent=share),
+                capital(title(first, question)): _mean(w.scores.get(first), metric),
+                f"Difference from {question.reference}": _difference(_interval(finding, w.name), metric),
                 "Verdict": verdict(question, w),
-                **({"Test loss (nats per token)": _score(w, LOSS, percent=False)} if first != LOSS else {}),
+                **({"Test loss (nats per token)": _mean(w.scores.get(LOSS), LOSS)} if first != LOSS else {}),
                 "Runs": f"{w.runs} done" + "".join(f", {n} {why}" for why, n in w.lost.items()),
             }
             for w in question.widths
@@ -227,13 +240,13 @@ def settling(question: Question, study: str) -> list[str]:
     """What would settle the question, in the words of `harness bits`."""
     lines = [line for f in question.findings for line in to_settle(question, f, study)]
     if lines:
-        return [_sentence_case(line) if line.startswith(("to settle", "run them")) else line for line in lines]
+        return [capital(line) if line.startswith(("to settle", "run them")) else line for line in lines]
     if question.answer == "open":
         return ["It is open, and it cannot be said yet how many runs would settle it."]
     return ["Nothing is open here that more runs would settle."]
 
 
-def odd(question: Question) -> list[str]:
+def _odd(question: Question) -> list[str]:
     return [f"{w.name} does {why}, which theory does not expect." for w in question.widths for why in w.odd]
 
 
@@ -251,12 +264,12 @@ def sizes(question: Question) -> pd.DataFrame:
                 **(
                     {
                         "Peak of a training step": size(w.train_peak_bytes),
-                        "Training time": "-" if w.train_seconds is None else duration(w.train_seconds),
+                        "Training time": duration(w.train_seconds),
                     }
                     if trained
                     else {}
                 ),
-                **{f"KL {KINDS[k]} (nats per token)": _nats(w.divergence.get(k)) for k in kinds},
+                **{f"KL {KINDS[k]} (nats per token)": _divergence(w.divergence.get(k), k) for k in kinds},
             }
             for w in question.widths
         ]
@@ -279,7 +292,7 @@ def divergence_chart(question: Question) -> Chart | None:
     """KL of each kind against bit-widths, on a log scale; None where none was measured."""
     rows: list[dict[str, Any]] = [
         {"label": _label(w.name, w.bits_stored, question.widths), "stored as": w.name, "kl": max(v, LEAST_KL),
-         "exact": _nats(v), "kind": KINDS[k]}
+         "exact": _divergence(v, k), "kind": KINDS[k]}
         for w in question.widths for k, v in w.divergence.items()
     ]  # fmt: skip
     if not rows:
@@ -315,8 +328,7 @@ def ways(found: Bits, subject: str | None) -> list[str]:
     """Merged and then stored against the adapter beside the stored base, of one arm, in words."""
     mine = [w for w in found.ways if w.arm == subject]
     apart = [w for w in mine if w.interval.low > 0 or w.interval.high < 0]
-    share = is_share(found.metric)
-    lines = [f"At {w.name}, merged minus adapter: {_difference(w.interval, percent=share)}." for w in apart]
+    lines = [f"At {w.name}, merged minus adapter: {_difference(w.interval, found.metric)}." for w in apart]
     if mine and len(apart) < len(mine):
         where = "the other bit-widths" if apart else "any bit-width"
         lines.append(f"Merged and adapter are not shown to differ at {where}.")
@@ -346,7 +358,7 @@ def speeds(found: Bits, currency: str) -> pd.DataFrame:
                 "Answer (tokens/s)": _rate(f.decode_tokens_per_second, f.decode_ratio),
                 "First token": f"{1000 * f.first_token_seconds.value:.3g} ms",
                 **({"1,000 answers": money(f.cost_per_thousand, currency)} if priced else {}),
-                **({"Energy of 1,000 answers": _watt_hours(f.joules_per_thousand)} if metered else {}),
+                **({"Energy of 1,000 answers": energy(f.joules_per_thousand)} if metered else {}),
             }
             for f in found.speeds
         ]
@@ -394,28 +406,19 @@ def speed_alt(found: Bits, shape: tuple[int, int]) -> str:
 
 def by_arm(evidence: Evidence, summary: Summary) -> pd.DataFrame:
     """Quality and memory of every arm with how its base is stored, for a study that asks nothing about it."""
-    share = is_share(evidence.metric)
-    head = _sentence_case(evidence.metric.replace("/", " ").replace("_", " "))
-    scale, digits = (100, 1) if share else (1, 3)
-    rows = []
-    for row in summary.arms:
-        text = "not scored"
-        if row.score is not None:
-            s = row.score
-            text = f"{s.mean * scale:.{digits}f}{' %' if share else ''}"
-            bounds = s.low is not None and s.high is not None
-            text += f" [{s.low * scale:.{digits}f}, {s.high * scale:.{digits}f}]" if bounds else " (one seed)"  # type: ignore[operator]
-        stored = Served(quantization=row.quantization)
-        rows.append(
+    dtype = evidence.spec.controls.train.compute_dtype
+    return pd.DataFrame(
+        [
             {
                 "Configuration": row.arm,
                 "Stored as": row.quantization,
-                "Bits per weight": _bits(bits_stored(stored, evidence.spec.controls.train.compute_dtype)),
-                head: text,
+                "Bits per weight": _bits(bits_stored(Served(quantization=row.quantization), dtype)),
+                capital(metrics.plain(evidence.metric)): _mean(row.score, evidence.metric, none="not scored"),
                 "Peak memory": size(row.peak_bytes),
             }
-        )
-    return pd.DataFrame(rows)
+            for row in summary.arms
+        ]
+    )
 
 
 def backend(quantization: str) -> str:
@@ -482,7 +485,7 @@ def _reference(line: float | None, margin: float) -> list[alt.Chart]:
 def _bars(question: Question, known: dict[str, int], named: str) -> Chart | None:
     if not known:
         return None
-    unit, name = next((u for u in ((1 << 30, "GiB"), (1 << 20, "MiB")) if max(known.values()) >= u[0]), (1024, "KiB"))
+    unit, name = byte_scale(max(known.values()))
     order = [w.name for w in question.widths]
     frame = pd.DataFrame(
         [{"stored as": n, "size": b / unit, "said": size(b), "lowest": n == question.lowest} for n, b in known.items()]
@@ -538,23 +541,12 @@ def _saving(question: Question) -> str:
     return size(here) if here == there else f"{size(here)} instead of {size(there)}"
 
 
-def _score(width: Width, measure: str, *, percent: bool) -> str:
-    found = width.scores.get(measure)
-    if found is None:
-        return "-"
-    scale, digits, unit = (100, 1, " %") if percent else (1, 3, "")
-    mean = f"{found.mean * scale:.{digits}f}{unit}"
-    if found.low is None or found.high is None:
-        return f"{mean} (one seed)"
-    return f"{mean} [{found.low * scale:.{digits}f}, {found.high * scale:.{digits}f}]"
+def _mean(found: Measured | None, metric: str, none: str = "-") -> str:
+    return none if found is None else metrics.mean(found.mean, found.low, found.high, metric)
 
 
-def _difference(bounds: Interval | None, *, percent: bool) -> str:
-    if bounds is None:
-        return "-"
-    scale, digits, unit = (100, 1, " points") if percent else (1, 3, "")
-    low, high = bounds.low * scale, bounds.high * scale
-    return f"{bounds.difference * scale:+.{digits}f}{unit} [{low:+.{digits}f}, {high:+.{digits}f}]"
+def _difference(bounds: Interval | None, metric: str) -> str:
+    return "-" if bounds is None else metrics.change(bounds.difference, bounds.low, bounds.high, metric)
 
 
 def _rate(rate: Median | None, ratio: Median | None) -> str:
@@ -563,27 +555,9 @@ def _rate(rate: Median | None, ratio: Median | None) -> str:
     return f"{rate.value:,.0f}" + (f" ({ratio.value:.2f} x)" if ratio else "")
 
 
-def _watt_hours(joules: float | None) -> str:
-    return "-" if joules is None else f"{joules / 3600:.3g} Wh"
-
-
-def _nats(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.0e}" if 0 < value < 1e-3 else f"{max(value, 0.0):.4f}"  # rounding leaves some below 0
+def _divergence(value: float | None, kind: str) -> str:
+    return "-" if value is None else metrics.number(max(value, 0.0), kind)  # rounding leaves some below 0
 
 
 def _bits(value: float | None) -> str:
     return "not known" if value is None else f"{value:.4g}"
-
-
-def _times(value: float | None, scale: int) -> float | None:
-    return None if value is None else value * scale
-
-
-def _scaled(value: float, share: bool) -> float:
-    return value * 100 if share else value
-
-
-def _sentence_case(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -2,9 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, Literal
 
 import altair as alt
@@ -22,7 +21,9 @@ from harness.scoring import Error, ForecastScore, pairs_of, unscorable
 from harness.spec import StudySpec
 from harness.summary import Evidence, peak_bytes
 from harness.trial import Trial
-from harness.units import GIB, duration, energy, money, size
+from harness.units import GIB, byte_scale, duration, energy, money, percent, size, time_scale
+from harness.wording import PHASES, STATUSES
+from harness.words import capital, count, listed
 
 Basis = Literal["measured", "forecast"]
 Kind = Literal["memory", "time"]
@@ -32,7 +33,6 @@ COMPONENTS = (
     "weights", "adapter", "optimizer", "gradients", "activations and temporaries", "allocator and context",
     "not told apart",
 )  # fmt: skip
-UNITS = ((GIB, "GiB"), (1 << 20, "MiB"), (1024, "KiB"))
 MANY = 20
 """Of more configurations than this those with the most memory are drawn."""
 COLUMNS = 6
@@ -57,7 +57,7 @@ FEW = 10
 """Runs below which coverage is no share: of an interval of 90 % one in ten is to lie outside."""
 INSIDE, OUTSIDE = "inside the 90 % interval", "outside it"
 
-SPENT = ("tuning", "confirmed runs", "evaluation alone", "did not end well")
+SPENT = (PHASES["search"], PHASES["confirm"], "evaluation alone", "did not end well")
 """What runs went into: the base and what is served are evaluated without training."""
 
 
@@ -137,7 +137,7 @@ def memory_chart(some: Sequence[Need], limit: int | None) -> Chart | None:
     """
     if not some:
         return None
-    unit, name = _unit(n.total for n in some)
+    unit, name = byte_scale(max(n.total for n in some))
     order = list(dict.fromkeys(n.arm for n in some))
     rows = [
         {"arm": n.arm, "basis": n.basis, "component": c, "size": b / unit, "said": size(b),
@@ -220,7 +220,7 @@ def memory_table(some: Sequence[Need]) -> pd.DataFrame:
                 "From": n.basis,
                 "In all": size(n.total),
                 "90 % interval": _bounds(n),
-                **{c[:1].upper() + c[1:]: size(n.parts[c]) if n.parts.get(c) else "-" for c in present},
+                **{capital(c): size(n.parts[c]) if n.parts.get(c) else "-" for c in present},
                 "Note": n.note,
             }
             for n in some
@@ -271,7 +271,7 @@ def cards_table(
             {
                 "Card": card.name,
                 "Memory": size(card.memory_bytes),
-                "Per hour": "-" if rate is None else f"${rate:.2f}",
+                "Per hour": money(rate, "$"),
                 **{f"{h.arm} ({h.basis or 'not known'})": _cell(h.places.get(card.name)) for h in some},
             }
         )
@@ -358,11 +358,16 @@ def calibration_frame(records: Sequence[Record], of: Kind) -> pd.DataFrame:
         inside = forecast.low <= measured <= forecast.high
         rows.append(
             {
-                "configuration": r.trial.arm, "phase": r.phase, "trial": r.trial_id, "measured": float(measured),
-                "forecast": forecast.mid, "low": forecast.low, "high": forecast.high,
+                "configuration": r.trial.arm,
+                "phase": PHASES[r.phase],
+                "trial": r.trial_id,
+                "measured": float(measured),
+                "forecast": forecast.mid,
+                "low": forecast.low,
+                "high": forecast.high,
                 "inside": INSIDE if inside else OUTSIDE,
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 
@@ -372,7 +377,8 @@ def calibration_chart(frame: pd.DataFrame, of: Kind) -> Chart | None:
     if frame.empty:
         return None
     frame = frame.iloc[:: math.ceil(len(frame) / MOST)]
-    scale, unit = _unit(frame["measured"]) if of == "memory" else _time_unit(frame["measured"])
+    most = float(frame["measured"].max())
+    scale, unit = byte_scale(most) if of == "memory" else time_scale(most)
     columns = ["measured", "forecast", "low", "high"]
     drawn = frame.assign(**{c: frame[c] / scale for c in columns})
     ends = [float(drawn[columns].min().min()) * 0.8, float(drawn[columns].max().max()) * 1.25]
@@ -408,11 +414,11 @@ def coverage(frame: pd.DataFrame, of: Kind) -> str:
     off = (frame["forecast"] / frame["measured"] - 1).abs().median()
     what = "peak of memory" if of == "memory" else "time of a whole run"
     every = math.ceil(n / MOST)
-    told = f"The 90 % interval of the forecast held the measured {what} in {held} of {_runs(n)}"
+    told = f"The 90 % interval of the forecast held the measured {what} in {held} of {count(n, 'run')}"
     if n < FEW:
         return f"{told}: too few to judge it by."
     return (
-        f"{told} ({_share(held / n)}, where 90 % would be right). Half of the forecasts were within {_share(off, 1)} "
+        f"{told} ({percent(held / n)}, where 90 % would be right). Half of the forecasts were within {percent(off, 1)} "
         f"of what was measured.{f' One run in {every} is drawn.' if every > 1 else ''}"
     )
 
@@ -458,10 +464,10 @@ def spent_chart(frame: pd.DataFrame, most: int | None) -> Chart | None:
         return None
     totals = frame.groupby("arm", sort=False)["seconds"].sum()
     order = list(totals.index) if len(totals) <= MANY else list(totals.nlargest(most or len(totals)).index)
-    scale, unit = _time_unit(totals)
+    scale, unit = time_scale(float(totals.max()))
     some = frame[frame["arm"].isin(order)].assign(time=frame["seconds"] / scale)
     some = some.assign(
-        said=[f"{_runs(n)}, {duration(s)}" for n, s in zip(some["runs"], some["seconds"], strict=True)],
+        said=[f"{count(n, 'run')}, {duration(s)}" for n, s in zip(some["runs"], some["seconds"], strict=True)],
         place=[SPENT.index(p) for p in some["purpose"]],
     )
     present = [p for p in SPENT if p in set(some["purpose"])]
@@ -501,10 +507,7 @@ def spent_table(frame: pd.DataFrame, decision: Decision) -> pd.DataFrame:
                 "Time": duration(seconds),
                 **({"Money": money(seconds / 3600 * rate, decision.currency)} if rate is not None else {}),
                 **({"Energy": energy(_sum(some["joules"]))} if metered else {}),
-                **{
-                    p[:1].upper() + p[1:]: f"{duration(by[p][1])}, {_runs(by[p][0])}" if p in by else "-"
-                    for p in present
-                },
+                **{capital(p): f"{duration(by[p][1])}, {count(by[p][0], 'run')}" if p in by else "-" for p in present},
             }
         )
     return pd.DataFrame(rows)
@@ -539,7 +542,7 @@ def figures(
             (
                 "Spent here",
                 duration(seconds),
-                f"{cost}{_runs(len(evidence.records))}, measured",
+                f"{cost}{count(len(evidence.records), 'run')}, measured",
                 "All runs, failures too.",
             )
         )
@@ -564,7 +567,7 @@ def unforecast(some: Sequence[Holding]) -> str | None:
         return None
     reasons = Counter(h.why for h in missing)
     why = reasons.most_common(1)[0][0] if len(reasons) == 1 else "methods or settings that are none of this program's"
-    names = ", ".join(h.arm for h in missing) if len(missing) <= COLUMNS else f"{len(missing)} configurations"
+    names = listed([h.arm for h in missing]) if len(missing) <= COLUMNS else f"{len(missing)} configurations"
     by = " What was measured of them stands in." if any(h.basis for h in missing) else ""
     return f"Not forecast here: {names} ({why}).{by}"
 
@@ -606,9 +609,9 @@ def _by_kind(tensors: TensorBytes) -> dict[str, int]:
 def _named(components: Mapping[str, int]) -> dict[str, int]:
     """Components of a forecast under the names of this page."""
     parts: dict[str, int] = {}
-    for name, count in components.items():
+    for name, taken in components.items():
         known = name if name in COMPONENTS else "activations and temporaries"
-        parts[known] = parts.get(known, 0) + count
+        parts[known] = parts.get(known, 0) + taken
     return parts
 
 
@@ -628,7 +631,7 @@ def _ended(mine: Sequence[Record]) -> str:
     ends = Counter(r.status for r in mine)
     if not ends:
         return "not run"
-    return "out of memory" if set(ends) <= NO_ROOM else ends.most_common(1)[0][0].replace("_", " ")
+    return STATUSES["out_of_memory"] if set(ends) <= NO_ROOM else STATUSES[ends.most_common(1)[0][0]]
 
 
 def _holding(
@@ -685,7 +688,7 @@ def _on(card: Processor | None, holding: Holding, rate: float | None = None) -> 
     if card is None:
         return "none of the table" if holding.basis else "-"
     place = holding.places[card.name]
-    words = [size(card.memory_bytes), *([f"${rate:.2f} per hour"] if rate is not None else [])]
+    words = [size(card.memory_bytes), *([f"{money(rate, '$')} per hour"] if rate is not None else [])]
     words += [f"at {place.micro_batch} per pass"] if place.smaller else []
     return f"{card.name} ({', '.join(words)})"
 
@@ -718,11 +721,11 @@ def _score_row(kind: str, error: Error) -> dict[str, str]:
     return {
         "Forecast of": f"{kind}, {error.quantity}",
         "Runs": str(error.n),
-        "Mean absolute error": _share(error.mape, 1),
-        "Median error": _share(error.median, 1, "+"),
-        "95 % are within": _share(error.p95, 1),
-        "Worst": _share(error.worst, 1),
-        "Inside the 90 % interval": "no interval" if error.coverage is None else _share(error.coverage),
+        "Mean absolute error": percent(error.mape, 1),
+        "Median error": percent(error.median, 1, "+"),
+        "95 % are within": percent(error.p95, 1),
+        "Worst": percent(error.worst, 1),
+        "Inside the 90 % interval": "no interval" if error.coverage is None else percent(error.coverage),
     }
 
 
@@ -737,9 +740,9 @@ def _arm(record: Record) -> str:
 def _purpose(record: Record) -> str:
     if record.status != "done":
         return "did not end well"
-    if record.phase == "search":
-        return "tuning"
-    return "confirmed runs" if record.phase == "confirm" else "evaluation alone"
+    if record.phase in {"search", "confirm"}:
+        return PHASES[record.phase]
+    return "evaluation alone"
 
 
 def _beyond(end: float, line: float | None) -> float:
@@ -747,27 +750,8 @@ def _beyond(end: float, line: float | None) -> float:
     return line if line is not None and NEAR * line < end < line else end
 
 
-def _unit(counts: Iterable[float]) -> tuple[int, str]:
-    top = max(counts)
-    return next(((s, name) for s, name in UNITS if top >= s), UNITS[-1])
-
-
-def _time_unit(seconds: Iterable[float]) -> tuple[float, str]:
-    """By the mean, so that most read well."""
-    middle = fmean(seconds)
-    return (3600.0, "hours") if middle >= 5400 else (60.0, "minutes") if middle >= 90 else (1.0, "seconds")
-
-
 def _over(value: float | None, unit: int) -> float | None:
     return None if value is None else value / unit
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
-
-
-def _share(value: float, digits: int = 0, sign: str = "") -> str:
-    return f"{100 * value:{sign}.{digits}f} %"
 
 
 def _sum(values: pd.Series) -> float | None:

@@ -455,9 +455,7 @@ def scores_table(record: Record) -> pd.DataFrame:
                 "Score": capital(metrics.plain(score_name(s))),
                 "Value": f"{metrics.score(s.value, score_name(s))} (one seed)",
                 "Items": f"{s.items:,}",
-                "Always the most frequent answer": "-"
-                if s.majority is None
-                else metrics.score(s.majority, score_name(s)),
+                "Always the most frequent answer": metrics.score(s.majority, score_name(s), none="-"),
                 "For": ROLES[s.role],
                 "Better is": "more" if s.higher_is_better else "less",
             }
