@@ -228,7 +228,7 @@ def table(question: Question) -> pd.DataFrame:
                 capital(title(first, question)): _mean(w.scores.get(first), metric),
                 f"Difference from {question.reference}": _difference(_interval(finding, w.name), metric),
                 "Verdict": verdict(question, w),
-                **({"Test loss (nats per token)": _mean(w.scores.get(LOSS), LOSS)} if first != LOSS else {}),
+                **({"Test loss": _mean(w.scores.get(LOSS), LOSS)} if first != LOSS else {}),
                 "Runs": f"{w.runs} done" + "".join(f", {n} {why}" for why, n in w.lost.items()),
             }
             for w in question.widths

@@ -398,9 +398,9 @@ def ledger(found: Tuning) -> pd.DataFrame:
                 "Configuration": a.name,
                 "Tuning trials": _of(a.tuned, a.tuning_planned),
                 "Confirmed runs": _of(a.confirmed, a.confirmed_planned),
-                "Time tuning": duration(a.tuning_seconds),
-                "Time confirming": duration(a.confirm_seconds),
-                "Time in all": duration(a.seconds),
+                "Time tuning": duration(a.tuning_seconds or None),
+                "Time confirming": duration(a.confirm_seconds or None),
+                "Time in all": duration(a.seconds or None),
                 "Runs in the log": a.runs,
                 **{capital(STATUSES[status]): a.statuses.get(status, 0) for status in present},
             }
@@ -435,7 +435,7 @@ def progress_table(found: Tuning) -> pd.DataFrame:
                 "Done": f"{p.done} of {p.planned}",
                 "Share done": 100 * p.done / p.planned,
                 "Left": p.left,
-                "Time spent": duration(p.seconds),
+                "Time spent": duration(p.seconds or None),
             }
             for p in found.progress
         ]
@@ -482,8 +482,8 @@ def rates_table(found: Sequence[Chosen]) -> pd.DataFrame:
                 "Best learning rate": f"{c.rate:.3g}",
                 "Tried": f"{c.rates}, from {c.lowest:.3g} to {c.highest:.3g}" if c.rates > 1 else "this one only",
                 "At the edge": "yes" if c.edge else "no",
-                "Loss in tuning (nats per token)": f"{metrics.score(c.loss, OBJECTIVE)} (one seed)",
-                "Loss of confirmed runs (nats per token)": _spread(c.confirmed),
+                "Loss in tuning": f"{metrics.score(c.loss, OBJECTIVE)} (one seed)",
+                "Loss of confirmed runs": _spread(c.confirmed),
             }
             for c in found
         ]
