@@ -29,6 +29,9 @@ COUNTED = SHARES - {"f1"}
 
 Spread = Literal["seeds", "items", "none"]
 
+DIGITS = range(6, 18)
+"""Significant ones of a limit as it is written: 17 tell any two numbers apart."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -120,6 +123,8 @@ class Decision:
     next_command: str | None
     held_back: list[str]
     """What a reader has to know before trusting it."""
+    comparison: Comparison | None
+    """With the baseline, at the margin; the rows have its intervals, so that no file does."""
 
     @property
     def cost_unit(self) -> str:
@@ -133,6 +138,7 @@ class Decision:
     def as_json(self) -> dict[str, Any]:
         """The file `decision.json`; its schema is in docs/dashboard.md."""
         plain = asdict(self)
+        del plain["comparison"]
         plain["as_of"] = self.as_of.isoformat() if self.as_of else None
         return {"schema": 1, "harness": __version__, **plain}
 
@@ -150,9 +156,9 @@ def of_study(store: StudyStore, limits: Limits) -> Decision:
 def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits) -> Decision:
     """The same from what was gathered, for several limits in turn."""
     spec = evidence.spec
-    found = decide(evidence, summary, limits)
     margin = evidence.margin if limits.margin is None else limits.margin
     comparison = evidence.against(spec.baseline, list(spec.arms), margin)
+    found = decide(evidence, summary, limits, comparison)
     by_arm = {row.arm: row for row in summary.arms}
     rows = [_row(c, by_arm[c.arm], evidence, comparison) for c in found.candidates]
     sign = -1 if evidence.higher_is_better else 1
@@ -177,6 +183,7 @@ def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits
         to_settle=[*_before_any_verdict(evidence, found), *to_settle(found, summary, spec.prices.currency)],
         next_command=_next_command(store, evidence, found),
         held_back=[*(["Exploratory: decided after the study began."] if found.exploratory else []), *summary.caveats],
+        comparison=comparison,
     )
 
 
@@ -191,23 +198,35 @@ def limits_said(limits: Limits, currency: str) -> str:
     return ", ".join(said) or "no limits"
 
 
+def limits_written(limits: Limits) -> dict[str, str]:
+    """The limits that are set, by the name of their option; what is read from the text is the same limit again."""
+    written = {
+        "hours": limits.hours,
+        "money": limits.money,
+        "quality": limits.quality,
+        "margin": limits.margin,
+        "per-hour": limits.per_hour,
+    }
+    return {
+        **({} if limits.memory_bytes is None else {"vram": _gibibytes(limits.memory_bytes)}),
+        **{name: _shortest(value) for name, value in written.items() if value is not None},
+        **({} if limits.metric is None else {"metric": limits.metric}),
+    }
+
+
 def flags(limits: Limits) -> list[str]:
     """The same limits as options of `harness recommend` and `harness report`."""
-    values = {
-        "--vram": None if limits.memory_bytes is None else limits.memory_bytes / GIB,
-        "--hours": limits.hours,
-        "--money": limits.money,
-        "--quality": limits.quality,
-        "--margin": limits.margin,
-        "--metric": limits.metric,
-        "--per-hour": limits.per_hour,
-    }
-    return [
-        word
-        for name, value in values.items()
-        if value is not None
-        for word in (name, f"{value:g}" if isinstance(value, float) else str(value))
-    ]
+    return [word for name, text in limits_written(limits).items() for word in (f"--{name}", text)]
+
+
+def _shortest(value: float) -> str:
+    """`24`, `0.0123456789`: as many digits as it takes to read the same number again."""
+    return next(text for digits in DIGITS if float(text := f"{value:.{digits}g}") == value)
+
+
+def _gibibytes(bytes_: int) -> str:
+    """As many digits as it takes to read the same bytes again."""
+    return next(text for digits in DIGITS if int(float(text := f"{bytes_ / GIB:.{digits}g}") * GIB) == bytes_)
 
 
 def told_apart(rows: Sequence[Row], baseline: str) -> str:
@@ -244,8 +263,8 @@ def _next_command(store: StudyStore, evidence: Evidence, found: Recommendation) 
     if evidence.elsewhere:
         return None
     if evidence.early or not evidence.runs:
-        return f"harness study {store.folder / 'study.yaml'} --store {store.folder.parent}"
-    return f"harness next {store.folder.name} --run --store {store.folder.parent}" if found.settling else None
+        return reproduce.study(store)
+    return reproduce.settle(store) if found.settling else None
 
 
 def to_settle(found: Recommendation, summary: Summary, currency: str) -> list[str]:
@@ -331,9 +350,7 @@ def _chosen(found: Recommendation, rows: Sequence[Row], evidence: Evidence, fold
         params=run.trial.params,
         micro_batch=run.trial.training.per_pass,
         adapter=run.adapter_path,
-        command=None
-        if getattr(evidence.spec, "origin", None)
-        else reproduce.command(run, evidence.spec, folder / "study.yaml"),
+        command=reproduce.command(run, evidence.spec, folder / "study.yaml"),
         peak_bytes=mine.peak_bytes,
         baseline_peak_bytes=base.peak_bytes,
         seconds=mine.seconds,

@@ -9,9 +9,7 @@ from harness import charts, report
 view = shared.current()
 decision = view.decision
 
-st.header(decision.question or f"What {decision.study} says")
-st.caption(shared.plain(decide.caption(view.evidence, decision)))
-
+st.header(shared.plain(decision.question or f"What {decision.study} says"))
 with st.container(border=True):
     for sentence in decide.verdict(decision):
         st.badge(sentence.badge, icon=sentence.icon, color=sentence.color)
@@ -31,7 +29,7 @@ scored = sum(row.quality is not None for row in decision.rows)
 few = scored > decide.MANY and not st.toggle(f"Show all {scored}", key="decide_all", bind="query-params")
 chart = charts.ranked(decision, decide.MANY if few else None)
 if chart is None:
-    st.text(f"No configuration has a score yet. Go on with: harness study {decision.study}")
+    st.text("No configuration has a score yet.")
 else:
     st.altair_chart(chart, alt=charts.ranked_alt(decision))
     st.caption(shared.plain(decide.reading(decision)))

@@ -15,6 +15,9 @@ known = axes(decision)
 st.header("What more quality costs")
 if not known:
     st.text(views.unscored(decision))
+    if decision.next_command:
+        st.text("This goes on with the study:")
+        st.code(decision.next_command, language=None, wrap_lines=True)
     st.stop()
 
 names = {views.AXES[axis]: axis for axis in known}

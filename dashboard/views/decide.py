@@ -62,13 +62,15 @@ def verdict(decision: Decision) -> list[Sentence]:
 
 
 def caption(evidence: Evidence, decision: Decision) -> str:
-    """Study, what is compared and how, and how old it is."""
-    at = f"{decision.as_of:%Y-%m-%d %H:%M} UTC" if decision.as_of else "no run yet"
+    """The line above every page: study, how old it is, what it is judged by, and under which limits."""
+    many = len(evidence.records)
+    runs = f"{many} run{'' if many == 1 else 's'}"
+    at = decision.as_of
     parts = [
         decision.study + (f" (results of {decision.origin})" if decision.origin else ""),
+        f"{runs}, the latest began {at:%Y-%m-%d %H:%M} UTC" if at else "no run yet",
         f"{decision.metric.replace('/', ' ')} at a margin of {margin(decision)}",
         f"limits: {limits_said(decision.limits, decision.currency)}",
-        f"{len(evidence.records)} runs, the latest of {at}",
     ]
     return " · ".join(parts)
 

@@ -39,9 +39,9 @@ def unscored(decision: Decision) -> str:
     if decision.rows and all(r.standing == "out of memory" for r in decision.rows):
         return (
             "No configuration found room for a single run, so there is no quality to hold against a cost. What would "
-            f"fit which card: harness plan {decision.study} --gpu NAME"
+            "fit which card is on the page Cost and fit."
         )
-    return f"No configuration has a score yet. Go on with: harness study {decision.study}"
+    return "No configuration has a score yet."
 
 
 def table(found: TradeOff, decision: Decision) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import json_option, store_option
+from harness.cli._options import json_option, only, store_option
 
 if TYPE_CHECKING:
     from harness.spec import StudySpec
@@ -34,7 +34,7 @@ def command(a: str, b: str, study: str | None, margin: float | None, store: Path
     if a == b:
         raise click.UsageError(f"{a} against itself: name two different arms")
     results = Store(store)
-    one = results.study(study or _only(results.studies(), store))
+    one = results.study(study or only(results.studies(), store))
     spec = one.spec()
     for arm in (a, b):
         _known(arm, spec, one.folder)
@@ -42,15 +42,6 @@ def command(a: str, b: str, study: str | None, margin: float | None, store: Path
     pair = pairs.make(one, evidence, summarise(one, evidence), a, b, margin)
     click.echo(json.dumps(pair.as_json(), indent=2) if as_json else _text(pair.as_json(), a, b))
     return 0 if pair.shown else 5
-
-
-def _only(studies: list[str], store: Path) -> str:
-    from harness.errors import StoreError
-
-    if len(studies) == 1:
-        return studies[0]
-    known = ", ".join(studies) or "none"
-    raise StoreError(f"which study? {store} holds: {known}", "name it with --study")
 
 
 def _known(arm: str, spec: "StudySpec", folder: Path) -> None:
