@@ -201,17 +201,15 @@ def limits_said(limits: Limits, currency: str) -> str:
 def limits_written(limits: Limits) -> dict[str, str]:
     """The limits that are set, by the name of their option; what is read from the text is the same limit again."""
     written = {
-        "hours": limits.hours,
-        "money": limits.money,
-        "quality": limits.quality,
-        "margin": limits.margin,
-        "per-hour": limits.per_hour,
+        "vram": None if limits.memory_bytes is None else _gibibytes(limits.memory_bytes),
+        "hours": _shortest(limits.hours),
+        "money": _shortest(limits.money),
+        "quality": _shortest(limits.quality),
+        "margin": _shortest(limits.margin),
+        "metric": limits.metric,
+        "per-hour": _shortest(limits.per_hour),
     }
-    return {
-        **({} if limits.memory_bytes is None else {"vram": _gibibytes(limits.memory_bytes)}),
-        **{name: _shortest(value) for name, value in written.items() if value is not None},
-        **({} if limits.metric is None else {"metric": limits.metric}),
-    }
+    return {name: text for name, text in written.items() if text is not None}
 
 
 def flags(limits: Limits) -> list[str]:
@@ -219,8 +217,10 @@ def flags(limits: Limits) -> list[str]:
     return [word for name, text in limits_written(limits).items() for word in (f"--{name}", text)]
 
 
-def _shortest(value: float) -> str:
+def _shortest(value: float | None) -> str | None:
     """`24`, `0.0123456789`: as many digits as it takes to read the same number again."""
+    if value is None:
+        return None
     return next(text for digits in DIGITS if float(text := f"{value:.{digits}g}") == value)
 
 
@@ -260,7 +260,7 @@ def _before_any_verdict(evidence: Evidence, found: Recommendation) -> list[str]:
 
 def _next_command(store: StudyStore, evidence: Evidence, found: Recommendation) -> str | None:
     """What to run next: the declared runs that are left, else what `harness next` would add."""
-    if evidence.elsewhere:
+    if evidence.spec.origin is not None:
         return None
     if evidence.early or not evidence.runs:
         return reproduce.study(store)

@@ -34,9 +34,14 @@ def left_out(known: Sequence[Axis]) -> str | None:
     return f"Not to choose from: {', '.join(missing)}." if missing else None
 
 
+def no_room(decision: Decision) -> bool:
+    """Whether no configuration found room for a single run."""
+    return bool(decision.rows) and all(r.standing == "out of memory" for r in decision.rows)
+
+
 def unscored(decision: Decision) -> str:
     """What is said in place of the chart."""
-    if decision.rows and all(r.standing == "out of memory" for r in decision.rows):
+    if no_room(decision):
         return (
             "No configuration found room for a single run, so there is no quality to hold against a cost. What would "
             "fit which card is on the page Cost and fit."
