@@ -13,9 +13,9 @@ def preset(name: str, root: Path) -> str:
     return _line("study", name, store=root)
 
 
-def study(store: StudyStore) -> str:
-    """Goes on with a study, or begins it."""
-    return _line("study", _file(store), store=store.folder.parent)
+def study(store: StudyStore, *overrides: str) -> str:
+    """Goes on with a study, or begins it; with overrides one that is like it."""
+    return _line("study", _file(store), *overrides, store=store.folder.parent)
 
 
 def again(store: StudyStore) -> str:

@@ -154,7 +154,8 @@ def spent(frame: pd.DataFrame) -> None:
     chart = shown.spent_chart(frame, few)
     if chart is None:
         st.text("Nothing has run yet.")
-        go_on()
+        if needs:  # else it was said above
+            go_on()
         return
     said = shown.spent_said(evidence, frame, decision)
     st.text(said)

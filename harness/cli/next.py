@@ -26,6 +26,7 @@ def command(ctx: click.Context, study: str | None, run: bool, store: Path, as_js
     """
     import json
 
+    from harness import reproduce
     from harness.recommend import Limits, recommend
     from harness.store import Store
     from harness.summary import gather
@@ -38,7 +39,7 @@ def command(ctx: click.Context, study: str | None, run: bool, store: Path, as_js
     left = [look for look in spec.confirm.planned_looks if look > evidence.seeds]
     overrides = [] if left else _again(spec, found)
     path = one.folder / "study.yaml"
-    line = " ".join(["harness study", str(path), *(f"'{o}'" for o in overrides), "--store", str(store)])
+    line = reproduce.study(one, *overrides)
     answer = {
         "study": spec.name,
         "open": [s.arm for s in found.settling],

@@ -23,6 +23,7 @@ def command(
     import warnings
     from logging import ERROR, getLogger
 
+    from harness import reproduce
     from harness.cli.compare import _known
     from harness.errors import StoreError
     from harness.record import judged
@@ -36,7 +37,7 @@ def command(
     kept = [r for r in runs if r.adapter_path and seed in (None, r.trial.seed)]
     if not kept:
         wanted = f"no model of {arm}" + (f" with seed {seed}" if seed is not None else "") + f" is kept in {one.folder}"
-        raise StoreError(wanted, f"harness study {spec.name}")
+        raise StoreError(wanted, reproduce.study(one))
     from transformers.utils import logging
 
     logging.set_verbosity_error()
