@@ -5,10 +5,10 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard import shared
-from dashboard.views import decide
 from harness import reproduce
 from harness.errors import HarnessError
 from harness.store import Store
+from harness.wording import about
 
 HERE = Path(__file__).resolve().parent
 
@@ -53,7 +53,7 @@ def main() -> None:
         shared.controls()
         _watch(str(st.session_state["study"]))
         view = shared.current()
-        st.caption(shared.plain(decide.caption(view.evidence, view.decision)))
+        st.caption(shared.plain(" · ".join(about(view.evidence, view.decision))))
         page.run()
         _left_out()
     except HarnessError as error:
@@ -88,4 +88,5 @@ def _empty() -> None:
     st.code(reproduce.bring("PEFT", shared.root()), language=None, wrap_lines=True)
 
 
-main()
+if __name__ == "__main__":  # as Streamlit runs it
+    main()

@@ -19,7 +19,7 @@ from harness.record import NO_ROOM, Record
 from harness.spec import Scalar
 from harness.store import StudyStore
 from harness.summary import ArmRow, Evidence, Summary, gather, score_name, summarise
-from harness.units import GIB, SHARES, is_share
+from harness.units import GIB, SHARES, is_share, money
 
 Standing = Literal["fits", "over a limit", "out of memory", "not known"]
 """How a configuration stands: within the limits, beyond one, without room for a single run, or not to be judged."""
@@ -192,7 +192,7 @@ def limits_said(limits: Limits, currency: str) -> str:
     said = [
         *([f"{limits.memory_bytes / GIB:g} GiB of GPU memory"] if limits.memory_bytes is not None else []),
         *([f"{limits.hours:g} h per run"] if limits.hours is not None else []),
-        *([f"{currency}{limits.money:g} per run"] if limits.money is not None else []),
+        *([f"{money(limits.money, currency)} per run"] if limits.money is not None else []),
         *([f"quality of at least {limits.quality:g}"] if limits.quality is not None else []),
     ]
     return ", ".join(said) or "no limits"
@@ -273,7 +273,7 @@ def to_settle(found: Recommendation, summary: Summary, currency: str) -> list[st
     lines = []
     for s in found.settling:
         more = f" and {s.items} items" if s.items > items else ""
-        cost = f", {currency}{s.cost:.2f}" if s.cost is not None else ""
+        cost = f", {money(s.cost, currency)}" if s.cost is not None else ""
         runs = f"{s.seeds} seeds per arm{more}, {s.runs} more runs, {s.hours:.2f} h{cost}"
         lines.append(f"{s.arm}: {runs}; a chance of {s.chance:.0%}")
     close = "too close to call with a sensible number of runs; take the cheaper one"

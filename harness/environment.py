@@ -4,6 +4,8 @@ import contextlib
 import os
 import platform
 import subprocess
+from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import psutil
 
 from harness import __version__
+from harness.units import size
 
 PACKAGES = (
     "torch", "transformers", "peft", "bitsandbytes", "hqq", "torchao", "gptqmodel", "trl", "accelerate", "datasets",
@@ -42,6 +45,24 @@ def describe() -> dict[str, Any]:
         "packages": {p: v for p in PACKAGES if (v := package_version(p))},
         "variables": {k: os.environ[k] for k in MACHINE_VARIABLES if k in os.environ},
     }
+
+
+def described(environment: Mapping[str, Any]) -> str:
+    """The hardware of `describe()`, in words: `2 x A100 (80.0 GiB, driver 550.54); EPYC 7763, 64 cores`."""
+    gpus = Counter(_gpu(gpu) for gpu in environment.get("gpus") or [])
+    parts = [f"{n} x {name}" if n > 1 else name for name, n in gpus.items()]
+    if cpu := environment.get("cpu"):
+        cores = environment.get("cores")
+        parts.append(f"{cpu}, {cores} cores" if cores else str(cpu))
+    return "; ".join(parts) or "not known"
+
+
+def _gpu(gpu: Mapping[str, Any]) -> str:
+    known = [
+        *([size(gpu["memory_bytes"])] if gpu.get("memory_bytes") else []),
+        *([f"driver {gpu['driver']}"] if gpu.get("driver") else []),
+    ]
+    return f"{gpu.get('name', 'GPU')}" + (f" ({', '.join(known)})" if known else "")
 
 
 def package_version(package: str) -> str | None:

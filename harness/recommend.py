@@ -8,6 +8,7 @@ this is expected to lose.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +27,7 @@ from harness.ranking import (
 from harness.spec import Prices, StudySpec
 from harness.store import StudyStore
 from harness.summary import ArmRow, Evidence, Summary, gather, summarise
-from harness.units import duration, money
+from harness.units import amount
 
 Feasible = Literal["yes", "no", "unknown"]
 Worth = Literal["yes", "no", "not shown"]
@@ -34,7 +35,7 @@ Worth = Literal["yes", "no", "not shown"]
 FEW = 4
 """Arms that are named one by one."""
 
-HEADROOM = 1.05
+SPARE = 1.05
 """A run's peak times this must fit: the same batch does not always land on the same fragments."""
 
 
@@ -243,7 +244,7 @@ def _within_limits(
         return ("no", lost) if lost else ("unknown", "no confirmed run")
     priced = evidence.spec.prices.per_hour is not None
     checks: list[tuple[str, float | None, float | None]] = [
-        ("memory", row.peak_bytes * HEADROOM if row.peak_bytes else None, limits.memory_bytes),
+        ("memory", row.peak_bytes * SPARE if row.peak_bytes else None, limits.memory_bytes),
         ("hours", hours, limits.hours),
         ("money", cost if priced else None, limits.money),
     ]
@@ -407,25 +408,21 @@ def _details(
     if chosen is None or own is None or chosen.arm == baseline or own.quality is None or chosen.quality is None:
         return []
     gain = (own.quality - chosen.quality) * (1 if better else -1)
+    said = partial(amount, per_hour=prices.per_hour, currency=prices.currency)
     lines = []
     if own.run_cost is not None and chosen.run_cost is not None:
         dearer = own.run_cost - chosen.run_cost
         worth = break_even(dearer, gain)
         if dearer > 0 and worth is not None:
-            more, least = _amount(dearer, prices), _amount(worth, prices)
+            more, least = said(dearer), said(worth)
             text = f"{baseline} costs {more} more per run and pays when 0.01 is worth over {least}"
             if prices.value_per_point is not None and prices.per_hour is not None:
                 pays = "it pays" if prices.value_per_point > worth else "it does not"
                 text += f" (you say {prices.value_per_point:g}: {pays})"
             lines.append(text)
         elif dearer <= 0:
-            lines.append(f"{baseline} costs no more per run than {chosen.arm} here ({_amount(-dearer, prices)} less)")
+            lines.append(f"{baseline} costs no more per run than {chosen.arm} here ({said(-dearer)} less)")
     return lines
-
-
-def _amount(value: float, prices: Prices) -> str:
-    """Money where there is a price, else the time that it takes."""
-    return duration(3600 * value) if prices.per_hour is None else money(value, prices.currency)
 
 
 def _by_means(fitting: Sequence[Candidate], margin: float, better: bool) -> Candidate:

@@ -16,20 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from harness import __version__
-from harness.decision import Decision, Row, flags, limits_said
+from harness import __version__, metrics
+from harness.decision import Decision, Row, flags
+from harness.environment import described
 from harness.errors import NotReady
 from harness.record import Record
 from harness.summary import Evidence, Summary, peak_bytes
 from harness.trade_offs import TradeOff, along, axes
-from harness.units import duration, energy, money, size
+from harness.units import duration, energy, money, percent, size
 from harness.wording import (
+    PHASES,
+    STATUSES,
+    about,
+    configuration_cells,
     difference,
-    margin,
     quality,
     quality_title,
-    run_time,
-    scaled,
+    ranked_reading,
     trade_off_findings,
     trade_off_reading,
 )
@@ -44,6 +47,8 @@ JSON_MARK = '"harness": '
 
 WIDE, NARROW = 720, 330
 """Pixels of a chart on a screen, and on a phone."""
+NARROW_LABELS = 110
+"""Pixels of a configuration's name on a phone: they leave room for what is drawn."""
 
 SHOWN_IDS = 8
 """Trials that are named one by one where something went wrong."""
@@ -120,17 +125,17 @@ def html(evidence: Evidence, summary: Summary, decision: Decision, file: str = "
     from harness import charts
 
     found = _along_memory(evidence, summary, decision)
-    ranked = charts.ranked(decision)
+    ranked, narrow = charts.ranked(decision), charts.ranked(decision, label_limit=NARROW_LABELS)
     pictures = {
-        "ranked": _picture(ranked, "ranked", charts.ranked_alt(decision), _ranked_reading(decision))
-        if ranked
+        "ranked": _picture(ranked, narrow, "ranked", charts.ranked_alt(decision), ranked_reading(decision))
+        if ranked and narrow
         else None,
         "trade_off": None,
     }
     chart = charts.trade_off(found, decision) if found else None
     if found and chart:
         words = " ".join(trade_off_reading(found, decision))
-        pictures["trade_off"] = _picture(chart, "front", charts.trade_off_alt(found, decision), words)
+        pictures["trade_off"] = _picture(chart, chart, "front", charts.trade_off_alt(found, decision), words)
     content = content_of(evidence, summary, decision, f"--html {shlex.quote(file)}")
     text: str = _template("report.html.jinja").render(
         c=content, pictures=pictures, mark=HTML_MARK, light=charts.LIGHT, dark=charts.DARK
@@ -159,7 +164,7 @@ def content_of(evidence: Evidence, summary: Summary, decision: Decision, output:
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by harness {__version__}"
     return Content(
         title=decision.question or f"What {decision.study} says",
-        about=_about(evidence, decision),
+        about=about(evidence, decision),
         badge=badge,
         verdict=[recommendation.sentence, recommendation.full_sentence, *recommendation.details],
         chosen=_chosen(decision),
@@ -187,28 +192,6 @@ def _along_memory(evidence: Evidence, summary: Summary, decision: Decision) -> T
     return along(known[0], evidence, summary, decision) if known else None
 
 
-def _about(evidence: Evidence, decision: Decision) -> list[str]:
-    at = f"{decision.as_of:%Y-%m-%d %H:%M} UTC" if decision.as_of else None
-    return [
-        f"study {decision.study}" + (f", results of {decision.origin}" if decision.origin else ""),
-        f"{decision.metric.replace('/', ' ')} at a margin of {margin(decision)}",
-        f"limits: {limits_said(decision.limits, decision.currency)}",
-        f"{len(evidence.records)} runs, the latest of {at}" if at else "no run yet",
-    ]
-
-
-def _ranked_reading(decision: Decision) -> str:
-    """How to read the ranked chart."""
-    scored = [row for row in decision.rows if row.quality is not None]
-    said = ["Points are means, lines 95 % intervals of each one by itself."]
-    if any(row.spread == "items" for row in scored):
-        said.append("Dashed: one seed, over its items alone.")
-    if any(row.arm == decision.baseline for row in scored):
-        band = f", the band the margin of {margin(decision)} around it" if decision.margin else ""
-        said.append(f"The upright line is {decision.baseline}{band}.")
-    return " ".join(said)
-
-
 def _chosen(decision: Decision) -> Table | None:
     """The configuration to use beside the baseline."""
     chosen = decision.chosen
@@ -219,7 +202,7 @@ def _chosen(decision: Decision) -> Table | None:
     priced = decision.per_hour is not None
     costs: list[tuple[str, Any, float | None, float | None]] = [
         ("Peak memory", size, mine.peak_bytes, base.peak_bytes),
-        ("Time of a run", run_time, mine.seconds, base.seconds),
+        ("Time of a run", duration, mine.seconds, base.seconds),
         *([("Cost of a run", lambda v: money(v, decision.currency), mine.cost, base.cost)] if priced else []),
         ("Energy of training", energy, mine.energy_joules, base.energy_joules),
     ]
@@ -240,7 +223,7 @@ def _chosen(decision: Decision) -> Table | None:
 def _share(value: float | None, base: float | None) -> str:
     if value is None or not base:
         return "not known"
-    return f"{value / base - 1:+.0%}"
+    return percent(value / base - 1, sign="+")
 
 
 def _settings(decision: Decision) -> list[tuple[str, str]]:
@@ -266,38 +249,19 @@ def _params(params: Mapping[str, Any]) -> str:
 
 
 def _configurations(evidence: Evidence, decision: Decision) -> Table:
-    head = [
-        *(
-            "Configuration",
-            "Method",
-            "Standing",
-            quality_title(decision),
-            f"Difference to {decision.baseline}",
-            "Verdict",
-        ),
-        *("Peak memory", "Time of a run", *(["Cost of a run"] if decision.per_hour is not None else [])),
-        *("Chance to be best", "Trials"),
-    ]
-    return Table("All configurations", head, [_configuration(row, evidence, decision) for row in decision.rows])
+    rows = [_configuration(row, evidence, decision) for row in decision.rows]
+    return Table("All configurations", [*rows[0]], [[*row.values()] for row in rows])
 
 
-def _configuration(row: Row, evidence: Evidence, decision: Decision) -> list[Cell]:
-    own = row.arm == decision.baseline
-    ids = [r.trial_id for r in evidence.runs if r.trial.arm == row.arm]
+def _configuration(row: Row, evidence: Evidence, decision: Decision) -> dict[str, Cell]:
     used = " (to use)" if decision.chosen and decision.chosen.arm == row.arm else ""
-    return [
-        row.arm + used,
-        f"{row.method} on {row.quantization}",
-        row.why if row.standing == "over a limit" and row.why else row.standing,
-        quality(row, decision),
-        "" if own else difference(row.difference, decision),
-        "baseline" if own else (row.label or "not enough data"),
-        size(row.peak_bytes),
-        run_time(row.seconds),
-        *([money(row.cost, decision.currency)] if decision.per_hour is not None else []),
-        "-" if row.best_probability is None else f"{row.best_probability:.0%}",
-        Runs(ids),
-    ]
+    cells = configuration_cells(row, decision)
+    return {
+        "Configuration": cells.pop("Configuration") + used,
+        "Method": f"{row.method} on {row.quantization}",
+        **cells,
+        "Trials": Runs([r.trial_id for r in evidence.runs if r.trial.arm == row.arm]),
+    }
 
 
 def _runs(evidence: Evidence, decision: Decision) -> Table:
@@ -310,7 +274,7 @@ def _runs(evidence: Evidence, decision: Decision) -> Table:
             r.trial_id,
             r.trial.arm,
             str(r.trial.seed),
-            _score(r.score(evidence.metric), decision),
+            metrics.score(r.score(evidence.metric), evidence.metric),
             size(peak_bytes(r)),
             duration(r.seconds),
             _params(r.trial.params),
@@ -318,13 +282,6 @@ def _runs(evidence: Evidence, decision: Decision) -> Table:
         for r in runs
     ]
     return Table("The runs behind the numbers", head, rows, anchored=True)
-
-
-def _score(value: float | None, decision: Decision) -> str:
-    """A single run's score, without an interval: that of its configuration has one."""
-    if value is None:
-        return "not scored"
-    return f"{scaled(value, decision):.{1 if decision.percent else 3}f}" + (" %" if decision.percent else "")
 
 
 def _ledger(summary: Summary) -> Table:
@@ -344,7 +301,8 @@ def _ledger(summary: Summary) -> Table:
             duration(row.search_seconds),
             "-" if row.learning_rate is None else f"{row.learning_rate:.3g}" + (" (edge)" if row.at_edge else ""),
             row.micro_batch or "-",
-            ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in row.statuses.items()) or "none yet",
+            ", ".join(f"{n} {words}" for status, words in STATUSES.items() if (n := row.statuses.get(status)))
+            or "none yet",
             duration(row.spent_seconds),
         ]
         for row in summary.arms
@@ -358,8 +316,8 @@ def _failures(evidence: Evidence) -> Table:
     alike: dict[tuple[str, str, str, str], list[str]] = {}
     for r in evidence.records:
         if r.status != "done":
-            phase = {"search": "tuning", "confirm": "confirmation"}.get(r.phase, r.phase)
-            alike.setdefault((r.trial.arm, phase, r.status.replace("_", " "), r.detail or ""), []).append(r.trial_id)
+            how = (r.trial.arm, PHASES[r.phase], STATUSES[r.status], r.detail or "")
+            alike.setdefault(how, []).append(r.trial_id)
     rows: list[list[Cell]] = [
         [arm, phase, status, str(len(ids)), detail, Runs(ids[:SHOWN_IDS], max(len(ids) - SHOWN_IDS, 0))]
         for (arm, phase, status, detail), ids in alike.items()
@@ -376,7 +334,7 @@ def _environment(evidence: Evidence) -> Table:
     known = {
         "Model": _bare(controls.model.id) + (f", digest {model}" if model else ""),
         "Data": _bare(controls.data.path) + (f", digest {data}" if data else ""),
-        "Device": _distinct(_device(e) for e in some),
+        "Device": _distinct(described(e) for e in some),
         "System": _distinct(str(e.get("system") or "") for e in some),
         "Python": _distinct(str(e.get("python") or "") for e in some),
         "Packages": _distinct(_packages(e) for e in some),
@@ -396,18 +354,6 @@ def _digests(records: Sequence[Record], field: str) -> str:
 def _distinct(values: Iterable[str]) -> str:
     """What occurs, the most frequent first."""
     return "; ".join(value for value, _ in Counter(v for v in values if v).most_common())
-
-
-def _device(environment: Mapping[str, Any]) -> str:
-    gpus = [
-        f"{g.get('name', 'GPU')} ({size(g.get('memory_bytes'))}"
-        + (f", driver {g['driver']})" if g.get("driver") else ")")
-        for g in environment.get("gpus") or []
-    ]
-    if gpus:
-        return ", ".join(gpus)
-    cores = environment.get("cores")
-    return str(environment.get("cpu") or "") + (f", {cores} cores" if cores else "")
 
 
 def _packages(environment: Mapping[str, Any]) -> str:
@@ -487,12 +433,8 @@ CONFIG = {
 }  # fmt: skip
 
 
-def _picture(chart: "Chart", name: str, alt: str, caption: str) -> Picture:
-    return Picture(
-        _svg(chart, f"{name}-wide", WIDE, alt),
-        _svg(chart, f"{name}-narrow", NARROW, alt),
-        caption,
-    )
+def _picture(wide: "Chart", narrow: "Chart", name: str, alt: str, caption: str) -> Picture:
+    return Picture(_svg(wide, f"{name}-wide", WIDE, alt), _svg(narrow, f"{name}-narrow", NARROW, alt), caption)
 
 
 def _svg(chart: "Chart", name: str, width: int, alt: str) -> str:
@@ -502,16 +444,13 @@ def _svg(chart: "Chart", name: str, width: int, alt: str) -> str:
     spec = chart.to_dict()
     steps = isinstance(spec.get("height"), dict)
     spec |= {"width": width, "autosize": {"type": "fit-x" if steps else "fit", "contains": "padding"}, "config": CONFIG}
-    if width == NARROW:  # names of configurations leave room for what is drawn
-        spec = json.loads(json.dumps(spec).replace('"labelLimit": 190', '"labelLimit": 110'))
     drawn = vl_convert.vegalite_to_svg(spec)
     for color, variable in VARIABLES.items():
         drawn = drawn.replace(f'"{color}"', f'"{variable}"')
     drawn = re.sub(r'(id="|url\(#)(\w+)', rf"\g<1>{name}-\g<2>", drawn)
     drawn = re.sub(r' (?:aria-\w+|role)="[^"]*"', "", drawn)
-    size_ = re.search(r'viewBox="([^"]*)"', drawn)
-    body = drawn[drawn.index(">") + 1 :]
-    box = size_[1] if size_ else f"0 0 {width} 400"
+    head, _, body = drawn.partition(">")
+    box = head.partition('viewBox="')[2].partition('"')[0]
     label = escape(alt)
     _, _, w, h = box.split()
     return (
@@ -540,8 +479,8 @@ def _md(text: object) -> str:
 
 
 def _code(text: object) -> str:
-    """Text between backticks, in as many as it takes; a bar would end the cell of a table."""
-    bare = re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
+    """Text between backticks, in as many as it takes."""
+    bare = re.sub(r"\s+", " ", str(text))
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", bare)), default=0))
     space = " " if bare.startswith("`") or bare.endswith("`") else ""
     return f"{ticks}{space}{bare}{space}{ticks}"

@@ -15,7 +15,8 @@ from harness.recommend import Limits
 from harness.summary import Evidence, Summary, gather, summarise
 from harness.trade_offs import Point, TradeOff, along, apart, axes, front, limit_of
 from harness.units import GIB
-from harness.wording import named, trade_off_findings, trade_off_reading
+from harness.wording import trade_off_findings, trade_off_reading
+from harness.words import listed
 
 Found = tuple[Evidence, Summary, Decision]
 
@@ -145,9 +146,9 @@ def test_what_found_no_room_is_named() -> None:
 
 
 def test_of_many_the_first_are_named() -> None:
-    assert named(["a"]) == "a"
-    assert named(["a", "b", "c"]) == "a, b and c"
-    assert named(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"
+    assert listed(["a"], 6) == "a"
+    assert listed(["a", "b", "c"], 6) == "a, b and c"
+    assert listed(list("abcdefgh"), 6) == "a, b, c, d, e, f and 2 more"
 
 
 def spec(some: TradeOff, decision: Decision) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import shared
-from dashboard.views import compare, metrics
-from harness import pairs, questions, reproduce
+from dashboard import drawing, shared
+from dashboard.views import compare
+from harness import metrics, pairs, questions, reproduce
 from harness.pairs import Pair
 
 
@@ -39,12 +39,7 @@ def pick() -> tuple[str, str]:
 
 
 def answer(pair: Pair) -> None:
-    with st.container(border=True):
-        found = compare.badge(pair)
-        st.badge(shared.plain(found.text), icon=found.icon, color=found.color)
-        st.text(pair.sentence)
-        if pair.exploratory:
-            st.text("Exploratory: decided after the study began, so its error rate is not the promised one.")
+    drawing.banner(compare.answer(pair))
     if pair.metrics and (said := compare.basis(pair)):
         st.caption(shared.plain(said))
 

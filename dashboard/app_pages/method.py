@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import shared
+from dashboard import drawing, shared
 from dashboard.views import method
 from harness import reproduce
 from harness.recommend import Limits
@@ -19,15 +19,10 @@ evidence, decision, records = view.evidence, view.decision, view.evidence.record
 declared = view.store.declared()
 comparison = decision.comparison
 tables = read(str(view.store.folder), view.version, view.decision.limits, view)
-banner = tables.banner
 
 st.header("Can I trust this?")
 st.caption(shared.plain(evidence.spec.question or "No question was given."))
-with st.container(border=True):
-    st.badge(banner.badge, icon=banner.icon, color=banner.color)
-    st.markdown(f"**{shared.plain(banner.sentence)}**")
-    for line in banner.details:
-        st.caption(shared.plain(line))
+drawing.banner(tables.banner)
 
 st.subheader("What is measured")
 st.table(tables.definitions, hide_index=True, alt="What each number is and how many runs have it")

@@ -1,14 +1,16 @@
 """Every run of a study, and one of them in detail."""
 
 import os
+from functools import partial
 
 import pandas as pd
 import streamlit as st
 
 from dashboard import shared
 from dashboard.views import runs
-from harness import reproduce
+from harness import metrics, reproduce
 from harness.record import Record
+from harness.wording import STATUSES
 
 FILTERS = {"status": "Status", "arm": "Configuration", "phase": "Phase"}
 
@@ -37,7 +39,7 @@ def filters() -> tuple[tuple[str, ...], ...]:
         shared.forget_unknown(f"runs_{key}", known[key])
         column.multiselect(
             label, known[key], key=f"runs_{key}", bind="query-params", placeholder="All",
-            format_func=runs.status_words if key == "status" else str,
+            format_func=partial(runs.worded, key),
         )  # fmt: skip
     return tuple(tuple(st.session_state[f"runs_{key}"]) for key in FILTERS)
 
@@ -67,7 +69,7 @@ def all_runs() -> None:
             "Status": st.column_config.TextColumn(pinned=True),
             "Learning rate": number(format="%.3g"),
             "Validation loss": number(named["Validation loss"], format="%.4f", help="Per token; tuning minimises it."),
-            "Score": number(named["Score"], format=runs.score_format(metric), help=metric.replace("/", " ")),
+            "Score": number(named["Score"], format=runs.score_format(metric), help=metrics.plain(metric)),
             "Peak memory": number(named["Peak memory"], format="%.1f", help="Of training, as measured."),
             "Forecast": number(named["Forecast"], format="%.1f", help="The same, as forecast before the run."),
             "Time": number(named["Time"], format="%.1f"),
@@ -89,7 +91,7 @@ def all_runs() -> None:
 def detail(record: Record) -> None:
     look = runs.LOOKS[record.status]
     st.subheader(shared.plain(runs.name(record)))
-    st.badge(look.words, icon=look.icon, color=look.color)
+    st.badge(STATUSES[record.status], icon=look.icon, color=look.color)
     st.caption(shared.plain(runs.began(record)))
     reason = runs.why(record)
     if reason:

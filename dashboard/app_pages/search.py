@@ -3,10 +3,11 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import shared
+from dashboard import drawing, shared
 from dashboard.views import search, search_charts
 from harness import reproduce
 from harness.summary import Evidence
+from harness.units import percent
 
 
 @st.cache_resource(max_entries=shared.KEPT, show_spinner="Reading the trial log")
@@ -77,7 +78,9 @@ def others(found: search.Tuning, evidence: Evidence) -> None:
     drawn = search_charts.slices(frame, evidence.spec, arm)
     for start in range(0, len(drawn), 2):
         for column, (name, chart) in zip(st.columns(2), drawn[start : start + 2], strict=False):
-            column.altair_chart(chart, alt=f"Validation loss of {arm} against its {name}, the best trial as a diamond")
+            column.altair_chart(
+                chart, alt=f"Validation loss of {arm} against its {name.lower()}, the best trial as a diamond"
+            )
     st.caption(f"{len(frame)} completed trials, one seed each. The diamond is the best of them.")
     if len(drawn) >= search.LEAST_VARYING:
         st.altair_chart(
@@ -93,7 +96,7 @@ def others(found: search.Tuning, evidence: Evidence) -> None:
         return
     st.altair_chart(
         search_charts.importance_chart(table),
-        alt=f"{table['Parameter'][0]} explains most of the loss of {arm}: {table['Share'][0]:.0%}",
+        alt=f"{table['Parameter'][0]} explains most of the loss of {arm}: {percent(table['Share'][0])}",
     )
     st.caption(
         f"Over {len(frame)} completed trials of {arm}: the share of the variation of the loss's ranks that a parameter "
@@ -107,11 +110,7 @@ found = read(str(view.store.folder), view.version)
 banner = search.banner(view.evidence, found)
 
 st.header("Was the search fair, and is it finished?")
-with st.container(border=True):
-    st.badge(banner.badge, icon=banner.icon, color=banner.color)
-    st.markdown(f"**{shared.plain(banner.sentence)}**")
-    for line in banner.details:
-        st.caption(shared.plain(line))
+drawing.banner(banner)
 if search.left(found):
     st.code(reproduce.study(view.store), language=None, wrap_lines=True)
 

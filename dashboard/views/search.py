@@ -8,34 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness import serving
+from dashboard.views.banner import Banner
+from dashboard.views.settings import said as setting
+from harness import metrics, serving
 from harness.record import OBJECTIVE, Record, Status, confirmations, outcomes
 from harness.spec import StudySpec
 from harness.summary import Evidence, settled
 from harness.trial import Phase
 from harness.units import duration
+from harness.wording import PHASES, STATUSES
+from harness.words import capital, count, listed, seeds
 
 RATE = "learning_rate"
-
-ENDED: dict[Status, str] = {
-    "done": "Completed",
-    "out_of_memory": "Out of memory",
-    "does_not_fit": "Does not fit (not run)",
-    "diverged": "Diverged",
-    "pruned": "Pruned",
-    "timed_out": "Timed out",
-    "killed": "Killed",
-    "failed": "Failed",
-}
-"""How runs end, as tables and legends name it, in their order."""
-
-PHASES: dict[Phase, str] = {
-    "baseline": "Base before training",
-    "search": "Tuning",
-    "confirm": "Confirmation",
-    "serve": "Served after training",
-    "speed": "Speed of answers",
-}
 
 LEAST_TRIALS, LEAST_VARYING = 8, 2
 """Completed trials and varying parameters from which importances are computed."""
@@ -117,15 +101,6 @@ class Tuning:
     chosen: list[Chosen]
 
 
-@dataclass(frozen=True)
-class Banner:
-    badge: str
-    icon: str
-    color: str
-    sentence: str
-    details: list[str]
-
-
 def tuning(evidence: Evidence) -> Tuning:
     """Read the trial log once."""
     spec, records = evidence.spec, evidence.records
@@ -166,7 +141,7 @@ def _others(spec: StudySpec, records: Sequence[Record]) -> list[Account]:
     for record in records:
         if record.phase in {"search", "confirm"} and record.trial.arm in spec.arms:
             continue
-        name = PHASES[record.phase]
+        name = capital(PHASES[record.phase])
         rest.setdefault(name if record.phase not in {"search", "confirm"} else record.trial.arm, []).append(record)
     return [
         Account(name, 0, 0, 0, 0, _counted(some), 0.0, 0.0, sum(r.seconds for r in some)) for name, some in rest.items()
@@ -175,7 +150,7 @@ def _others(spec: StudySpec, records: Sequence[Record]) -> list[Account]:
 
 def _counted(records: Iterable[Record]) -> dict[Status, int]:
     found = Counter(r.status for r in records)
-    return {status: found[status] for status in ENDED if found[status]}
+    return {status: found[status] for status in STATUSES if found[status]}
 
 
 def _foreign(spec: StudySpec) -> bool:
@@ -257,7 +232,7 @@ def tried(ends: Sequence[Record], *, several: bool) -> pd.DataFrame:
             "tuning": r.trial.tuning,
             "number": math.nan if r.trial.number is None else r.trial.number + 1,
             "loss": _loss(r),
-            "ended": ENDED[r.status],
+            "ended": STATUSES[r.status],
             "rate": float(r.trial.params.get(RATE, math.nan)),
             "id": r.trial_id,
         }
@@ -328,7 +303,7 @@ def banner(evidence: Evidence, found: Tuning) -> Banner:
         )
     if not found.tried.shape[0]:
         trials = spec.search.trials * spec.search.tunings
-        each = f"{trials} tuning trial{'s' if trials > 1 else ''}"
+        each = count(trials, "tuning trial")
         given = f"{len(spec.arms)} configurations with {each} each are planned"
         return Banner("Not begun", ":material/hourglass_empty:", "orange", f"Nothing was tuned yet: {given}.", [])
     equal, left = len({a.tuned for a in found.accounts}) == 1, sum(p.left for p in found.progress)
@@ -356,7 +331,7 @@ def _budgets(spec: StudySpec, found: Tuning, *, equal: bool) -> str:
         return f"Budgets differ so far ({counts} of {planned} tuning trials)"
     spent = found.accounts[0].tuned
     part = "" if spent == planned else f" of {planned}"
-    trials = "1 tuning trial" if spent == 1 and not part else f"{spent}{part} tuning trials"
+    trials = f"{spent}{part} tuning trials" if part else count(spent, "tuning trial")
     if len(found.accounts) == 1:
         return f"The one configuration has had {trials}"
     return f"Every configuration has had the same budget, {trials}"
@@ -374,26 +349,22 @@ def _edges(spec: StudySpec, found: Tuning) -> str:
     if not found.chosen:
         return "no tuning trial was completed"
     if edges:
-        return f"the best learning rate lies at the edge of what was tried for {_listed(edges)}"
+        return f"the best learning rate lies at the edge of what was tried for {listed(edges)}"
     if not any(RATE in arm.search for arm in spec.arms.values()):
         return "learning rates were given in the study file, not searched"
     return "no best learning rate lies at the edge of what was tried"
 
 
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
 def _details(found: Tuning, *, equal: bool) -> list[str]:
     lost = Counter(found.tried["ended"])
-    said = [f"{lost[name]} {name.lower()}" for name in ENDED.values() if name != "Completed" and lost[name]]
+    said = [f"{lost[words]} {words}" for status, words in STATUSES.items() if status != "done" and lost[words]]
     details = []
     if not equal:
         details.append(
             "There is no verdict on unequal budgets: an arm that was tuned more can look better for that alone."
         )
     if said:
-        details.append(f"Of the tuning trials {_listed(said)}. Each counts as a trial of its budget.")
+        details.append(f"Of the tuning trials {listed(said)}. Each counts as a trial of its budget.")
     if any(c.edge for c in found.chosen):
         details.append("Beyond an edge a better learning rate may lie: more trials look there first.")
     return details
@@ -407,7 +378,7 @@ def left(found: Tuning) -> int:
 def ledger(found: Tuning) -> pd.DataFrame:
     """What each configuration was given, and the sum over everything in the trial log."""
     rows = [*found.accounts, *found.others]
-    present = [status for status in ENDED if any(a.statuses.get(status) for a in rows)]
+    present = [status for status in STATUSES if any(a.statuses.get(status) for a in rows)]
     shown = [*rows, _total(rows)]
     return pd.DataFrame(
         [
@@ -415,11 +386,11 @@ def ledger(found: Tuning) -> pd.DataFrame:
                 "Configuration": a.name,
                 "Tuning trials": _of(a.tuned, a.tuning_planned),
                 "Confirmed runs": _of(a.confirmed, a.confirmed_planned),
-                "Time tuning": _time(a.tuning_seconds),
-                "Time confirming": _time(a.confirm_seconds),
-                "Time in all": _time(a.seconds),
+                "Time tuning": duration(a.tuning_seconds),
+                "Time confirming": duration(a.confirm_seconds),
+                "Time in all": duration(a.seconds),
                 "Runs in the log": a.runs,
-                **{ENDED[status]: a.statuses.get(status, 0) for status in present},
+                **{capital(STATUSES[status]): a.statuses.get(status, 0) for status in present},
             }
             for a in shown
         ]
@@ -433,7 +404,7 @@ def _total(rows: Sequence[Account]) -> Account:
         tuning_planned=sum(a.tuning_planned for a in rows),
         confirmed=sum(a.confirmed for a in rows),
         confirmed_planned=sum(a.confirmed_planned for a in rows),
-        statuses={s: n for s in ENDED if (n := sum(a.statuses.get(s, 0) for a in rows))},
+        statuses={s: n for s in STATUSES if (n := sum(a.statuses.get(s, 0) for a in rows))},
         tuning_seconds=sum(a.tuning_seconds for a in rows),
         confirm_seconds=sum(a.confirm_seconds for a in rows),
         other_seconds=sum(a.other_seconds for a in rows),
@@ -444,19 +415,15 @@ def _of(done: int, planned: int) -> str:
     return f"{done} of {planned}" if planned else (str(done) if done else "-")
 
 
-def _time(seconds: float) -> str:
-    return duration(seconds) if seconds else "-"
-
-
 def progress_table(found: Tuning) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Phase": PHASES[p.phase],
+                "Phase": capital(PHASES[p.phase]),
                 "Done": f"{p.done} of {p.planned}",
                 "Share done": 100 * p.done / p.planned,
                 "Left": p.left,
-                "Time spent": _time(p.seconds),
+                "Time spent": duration(p.seconds),
             }
             for p in found.progress
         ]
@@ -478,8 +445,8 @@ def history_alt(frame: pd.DataFrame) -> str:
         return "No tuning trial has a validation loss."
     late = [s for s in ends.index if _found_late(frame[frame["series"] == s])]
     low = ends.idxmin()
-    said = f"{low} has the lowest validation loss, {ends.min():.4f} nats per token"
-    tail = f"the best of {_listed(late)} came in the last quarter of the trials" if late else "no best came late"
+    said = f"{low} has the lowest validation loss, {metrics.score(ends.min(), OBJECTIVE)} per token"
+    tail = f"the best of {listed(late)} came in the last quarter of the trials" if late else "no best came late"
     return f"{said}; {tail}."
 
 
@@ -503,8 +470,8 @@ def rates_table(found: Sequence[Chosen]) -> pd.DataFrame:
                 "Best learning rate": f"{c.rate:.3g}",
                 "Tried": f"{c.rates}, from {c.lowest:.3g} to {c.highest:.3g}" if c.rates > 1 else "this one only",
                 "At the edge": "yes" if c.edge else "no",
-                "Loss in tuning (nats/token)": f"{c.loss:.4f} (one seed)",
-                "Loss of confirmed runs (nats/token)": _spread(c.confirmed),
+                "Loss in tuning (nats per token)": f"{metrics.score(c.loss, OBJECTIVE)} (one seed)",
+                "Loss of confirmed runs (nats per token)": _spread(c.confirmed),
             }
             for c in found
         ]
@@ -514,19 +481,13 @@ def rates_table(found: Sequence[Chosen]) -> pd.DataFrame:
 def _spread(losses: Sequence[float]) -> str:
     if not losses:
         return "none yet"
-    if len(losses) == 1:
-        return f"{losses[0]:.4f} (one seed)"
-    return f"{np.mean(losses):.4f}, from {min(losses):.4f} to {max(losses):.4f} ({len(losses)} seeds)"
+    mean, low, high = (metrics.score(float(v), OBJECTIVE) for v in (np.mean(losses), min(losses), max(losses)))
+    return f"{mean} (one seed)" if len(losses) == 1 else f"{mean}, from {low} to {high} ({seeds(len(losses))})"
 
 
 def others_of(found: Tuning) -> list[str]:
     """Configurations in which more than the learning rate was varied."""
     return [name for name, frame in found.params.items() if set(frame.columns) - {"loss", RATE}]
-
-
-def said(parameter: str) -> str:
-    """A parameter's name as a reader sees it."""
-    return parameter.replace("_", " ")
 
 
 def is_number(values: pd.Series) -> bool:
@@ -546,7 +507,7 @@ def importance(frame: pd.DataFrame) -> pd.DataFrame | None:
         return None
     ranks = frame["loss"].rank()
     shares = {name: _explained(ranks, frame[name]) for name in names}
-    table = pd.DataFrame({"Parameter": [said(n) for n in names], "Share": [shares[n] for n in names]})
+    table = pd.DataFrame({"Parameter": [setting(n) for n in names], "Share": [shares[n] for n in names]})
     return table.sort_values("Share", ascending=False, ignore_index=True)
 
 
