@@ -19,7 +19,7 @@ from harness.record import NO_ROOM, Record
 from harness.spec import Scalar
 from harness.store import StudyStore
 from harness.summary import ArmRow, Evidence, Summary, gather, score_name, summarise
-from harness.units import GIB, SHARES, is_share, money
+from harness.units import GIB, SHARES, money
 
 Standing = Literal["fits", "over a limit", "out of memory", "not known"]
 """How a configuration stands: within the limits, beyond one, without room for a single run, or not to be judged."""
@@ -28,6 +28,9 @@ COUNTED = SHARES - {"f1"}
 """Shares that count items, so that items alone have a binomial interval."""
 
 Spread = Literal["seeds", "items", "none"]
+
+DIGITS = range(6, 18)
+"""Significant ones of a limit as it is written: 17 tell any two numbers apart."""
 
 
 @dataclass(frozen=True)
@@ -120,19 +123,13 @@ class Decision:
     next_command: str | None
     held_back: list[str]
     """What a reader has to know before trusting it."""
-
-    @property
-    def cost_unit(self) -> str:
-        return self.currency if self.per_hour is not None else "h"
-
-    @property
-    def percent(self) -> bool:
-        """Whether the metric is a share, shown in percent."""
-        return is_share(self.metric)
+    comparison: Comparison | None
+    """With the baseline, at the margin; the rows have its intervals, so that no file does."""
 
     def as_json(self) -> dict[str, Any]:
         """The file `decision.json`; its schema is in docs/dashboard.md."""
         plain = asdict(self)
+        del plain["comparison"]
         plain["as_of"] = self.as_of.isoformat() if self.as_of else None
         return {"schema": 1, "harness": __version__, **plain}
 
@@ -150,9 +147,9 @@ def of_study(store: StudyStore, limits: Limits) -> Decision:
 def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits) -> Decision:
     """The same from what was gathered, for several limits in turn."""
     spec = evidence.spec
-    found = decide(evidence, summary, limits)
     margin = evidence.margin if limits.margin is None else limits.margin
     comparison = evidence.against(spec.baseline, list(spec.arms), margin)
+    found = decide(evidence, summary, limits, comparison)
     by_arm = {row.arm: row for row in summary.arms}
     rows = [_row(c, by_arm[c.arm], evidence, comparison) for c in found.candidates]
     sign = -1 if evidence.higher_is_better else 1
@@ -177,6 +174,7 @@ def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits
         to_settle=[*_before_any_verdict(evidence, found), *to_settle(found, summary, spec.prices.currency)],
         next_command=_next_command(store, evidence, found),
         held_back=[*(["Exploratory: decided after the study began."] if found.exploratory else []), *summary.caveats],
+        comparison=comparison,
     )
 
 
@@ -191,23 +189,35 @@ def limits_said(limits: Limits, currency: str) -> str:
     return ", ".join(said) or "no limits"
 
 
+def limits_written(limits: Limits) -> dict[str, str]:
+    """The limits that are set, by the name of their option; what is read from the text is the same limit again."""
+    written = {
+        "vram": None if limits.memory_bytes is None else _gibibytes(limits.memory_bytes),
+        "hours": _shortest(limits.hours),
+        "money": _shortest(limits.money),
+        "quality": _shortest(limits.quality),
+        "margin": _shortest(limits.margin),
+        "metric": limits.metric,
+        "per-hour": _shortest(limits.per_hour),
+    }
+    return {name: text for name, text in written.items() if text is not None}
+
+
 def flags(limits: Limits) -> list[str]:
     """The same limits as options of `harness recommend` and `harness report`."""
-    values = {
-        "--vram": None if limits.memory_bytes is None else limits.memory_bytes / GIB,
-        "--hours": limits.hours,
-        "--money": limits.money,
-        "--quality": limits.quality,
-        "--margin": limits.margin,
-        "--metric": limits.metric,
-        "--per-hour": limits.per_hour,
-    }
-    return [
-        word
-        for name, value in values.items()
-        if value is not None
-        for word in (name, f"{value:g}" if isinstance(value, float) else str(value))
-    ]
+    return [word for name, text in limits_written(limits).items() for word in (f"--{name}", text)]
+
+
+def _shortest(value: float | None) -> str | None:
+    """`24`, `0.0123456789`: as many digits as it takes to read the same number again."""
+    if value is None:
+        return None
+    return next(text for digits in DIGITS if float(text := f"{value:.{digits}g}") == value)
+
+
+def _gibibytes(bytes_: int) -> str:
+    """As many digits as it takes to read the same bytes again."""
+    return next(text for digits in DIGITS if int(float(text := f"{bytes_ / GIB:.{digits}g}") * GIB) == bytes_)
 
 
 def told_apart(rows: Sequence[Row], baseline: str) -> str:
@@ -241,11 +251,11 @@ def _before_any_verdict(evidence: Evidence, found: Recommendation) -> list[str]:
 
 def _next_command(store: StudyStore, evidence: Evidence, found: Recommendation) -> str | None:
     """What to run next: the declared runs that are left, else what `harness next` would add."""
-    if evidence.elsewhere:
+    if evidence.spec.origin is not None:
         return None
     if evidence.early or not evidence.runs:
-        return f"harness study {store.folder / 'study.yaml'} --store {store.folder.parent}"
-    return f"harness next {store.folder.name} --run --store {store.folder.parent}" if found.settling else None
+        return reproduce.study(store)
+    return reproduce.settle(store) if found.settling else None
 
 
 def to_settle(found: Recommendation, summary: Summary, currency: str) -> list[str]:
@@ -331,9 +341,7 @@ def _chosen(found: Recommendation, rows: Sequence[Row], evidence: Evidence, fold
         params=run.trial.params,
         micro_batch=run.trial.training.per_pass,
         adapter=run.adapter_path,
-        command=None
-        if getattr(evidence.spec, "origin", None)
-        else reproduce.command(run, evidence.spec, folder / "study.yaml"),
+        command=reproduce.command(run, evidence.spec, folder / "study.yaml"),
         peak_bytes=mine.peak_bytes,
         baseline_peak_bytes=base.peak_bytes,
         seconds=mine.seconds,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.compare import Refused, Verdict
+from harness.compare import Comparison, Refused, Verdict
 from harness.power import decidable_gap, settle
 from harness.ranking import (
     best_probability,
@@ -132,14 +132,20 @@ def recommend(store: StudyStore, limits: Limits) -> Recommendation:
     return decide(evidence, summarise(store, evidence), limits)
 
 
-def decide(evidence: Evidence, summary: Summary, limits: Limits) -> Recommendation:
-    """The same from what was gathered, for several limits in turn."""
+def decide(
+    evidence: Evidence, summary: Summary, limits: Limits, comparison: Comparison | None = None
+) -> Recommendation:
+    """The same from what was gathered, for several limits in turn.
+
+    Args:
+        comparison: of all arms with the baseline at the margin of the limits, where it was made before.
+    """
     spec = _priced(evidence.spec, limits.per_hour)
     evidence = replace(evidence, spec=spec)
     margin = evidence.margin if limits.margin is None else limits.margin
     candidates = _candidates(evidence, summary, limits, margin)
     fitting = [c for c in candidates if c.feasible == "yes" and c.quality is not None]
-    comparison = evidence.against(spec.baseline, list(spec.arms), margin)
+    comparison = comparison or evidence.against(spec.baseline, list(spec.arms), margin)
     verdicts = comparison.verdicts if comparison else []
     better = evidence.higher_is_better
     chosen, answer = _choose(fitting, evidence.refusal, margin, better)
@@ -236,14 +242,15 @@ def _within_limits(
     if row.score is None:
         lost = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in row.statuses.items() if status != "done")
         return ("no", lost) if lost else ("unknown", "no confirmed run")
+    priced = evidence.spec.prices.per_hour is not None
     checks: list[tuple[str, float | None, float | None]] = [
         ("memory", row.peak_bytes * SPARE if row.peak_bytes else None, limits.memory_bytes),
         ("hours", hours, limits.hours),
-        ("money", cost if evidence.spec.prices.per_hour is not None else None, limits.money),
+        ("money", cost if priced else None, limits.money),
     ]
     for name, value, limit in checks:
         if limit is not None and value is None:
-            return "unknown", f"{name} not measured" if name != "money" else "no prices.per_hour"
+            return "unknown", _unknown(name, row, priced=priced)
         if limit is not None and value is not None and value > limit:
             return "no", f"{name} over the limit"
     if limits.quality is not None:
@@ -253,6 +260,13 @@ def _within_limits(
         if (reached < limits.quality) if evidence.higher_is_better else (reached > limits.quality):
             return "no", "quality not shown to reach the limit"
     return "yes", None
+
+
+def _unknown(name: str, row: ArmRow, *, priced: bool) -> str:
+    """Why an arm cannot be held against a limit."""
+    if name == "money" and not priced:
+        return "no prices.per_hour"
+    return "one run: no bound of its time" if name == "hours" and len(row.run_seconds) == 1 else f"{name} not measured"
 
 
 def _choose(

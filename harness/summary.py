@@ -236,9 +236,8 @@ def metrics(records: Sequence[Record]) -> list[str]:
     return [name for name in named if name != OBJECTIVE]
 
 
-def settled(store: StudyStore) -> bool:
+def settled(evidence: Evidence) -> bool:
     """Whether every arm has a verdict at the declared look that has been reached."""
-    evidence = gather(store)
     found = evidence.against(evidence.spec.baseline, list(evidence.spec.arms))
     open_ = {"not shown", "not enough data"}
     return found is not None and bool(found.verdicts) and not any(v.label in open_ for v in found.verdicts)

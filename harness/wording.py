@@ -41,13 +41,13 @@ ROLES = {"target": "what training should teach", "retention": "what it should no
 
 
 def about(evidence: Evidence, decision: Decision) -> list[str]:
-    """Study, what is compared and how, and how old it is: a part each."""
+    """Study, how old it is, what it is judged by and under which limits: a part each."""
     runs = count(len(evidence.records), "run")
     return [
         f"study {decision.study}" + (f", results of {decision.origin}" if decision.origin else ""),
+        f"{runs}, the latest began {decision.as_of:%Y-%m-%d %H:%M} UTC" if decision.as_of else "no run yet",
         f"{metrics.plain(decision.metric)} at a margin of {metrics.margin(decision.margin, decision.metric)}",
         f"limits: {limits_said(decision.limits, decision.currency)}",
-        f"{runs}, the latest of {decision.as_of:%Y-%m-%d %H:%M} UTC" if decision.as_of else "no run yet",
     ]
 
 

@@ -75,7 +75,8 @@ def test_the_command_makes_the_very_same_trial(store: StudyStore) -> None:
             assert line is None
             continue
         assert line is not None
-        _, _, path, *overrides = shlex.split(line)
+        _, _, path, *overrides, option, root = shlex.split(line)
+        assert (option, root) == ("--store", str(store.folder.parent))
         again = load_study(Path(path), overrides)
         arm = again.arms[record.trial.arm]
         assert list(again.arms) == [record.trial.arm]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stores
+from conftest import Open
 from test_bits import ITEMS, Fill, fill
 from test_cli_bits import whole_study
 
@@ -15,14 +16,11 @@ from harness.summary import gather, summarise
 
 pytest.importorskip("streamlit", reason="the dashboard is an extra")
 
-from streamlit.testing.v1 import AppTest  # after the check that it is there
-
-from dashboard import shared
+from dashboard import shared  # after the check that it is there
 from dashboard.views import bits as shown
 
 __all__ = ["fill"]  # a fixture
 
-APP = Path(shared.__file__).with_name("app.py")
 METRIC = "sums/acc"
 
 
@@ -143,29 +141,19 @@ def test_a_study_of_one_bit_width_shows_what_it_has(tmp_path: Path) -> None:
     assert all("[" in cell for cell in table["Tiny sort down exact match"])
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, root: Path, **state: object) -> AppTest:
-    monkeypatch.setenv("HARNESS_STORE", str(root))
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    for key, value in state.items():
-        app.session_state[key] = value
-    return app.run().switch_page("app_pages/bits.py").run()
-
-
-def test_the_page_says_the_sentences_of_the_command_word_for_word(
-    fill: Callable[..., Fill], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_says_the_sentences_of_the_command_word_for_word(fill: Callable[..., Fill], opened: Open) -> None:
     store = whole_study(fill).store
     for question in bits.answer(store).questions:
-        page = drawn(monkeypatch, store.folder.parent, bits_question=question.title)
+        page = opened(store.folder.parent, "bits", bits_question=question.title)
         assert not page.exception and not page.error
         told = [m.value for m in [*page.markdown, *page.caption]]
         for finding in question.findings:
             assert any(shared.plain(finding.sentence) in words for words in told)
 
 
-def test_a_study_that_asks_nothing_names_one_that_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_that_asks_nothing_names_one_that_does(tmp_path: Path, opened: Open) -> None:
     arms = {name: stores.ARMS[name] for name in ("full", "qlora-nf4")}
     stores.generate(tmp_path, "two", 20, arms=arms)
-    page = drawn(monkeypatch, tmp_path)
+    page = opened(tmp_path, "bits")
     assert not page.exception
-    assert [c.value for c in page.code] == ["harness study tiny-bits"]
+    assert [c.value for c in page.code] == [f"harness study tiny-bits --store {tmp_path}"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import stores
-from conftest import MakeRecord, MakeSpec
+from conftest import MakeRecord, MakeSpec, Open
 
 from harness.budget import plan
 from harness.decision import make
@@ -13,18 +13,12 @@ from harness.forecast.processors import Processor, find
 from harness.recommend import Limits
 from harness.record import Forecast, Interval, Record, Stage, TensorBytes
 from harness.scoring import score
-from harness.store import StudyStore
 from harness.summary import Evidence, gather, summarise
 from harness.units import GIB
 
 pytest.importorskip("streamlit", reason="the dashboard is an extra")
 
-from streamlit.testing.v1 import AppTest  # after the check that it is there
-
-from dashboard import shared
-from dashboard.views import cost_and_fit as shown
-
-APP = Path(shared.__file__).with_name("app.py")
+from dashboard.views import cost_and_fit as shown  # after the check that it is there
 
 
 def forecast(peak: float, **changes: Any) -> Forecast:
@@ -255,26 +249,18 @@ def test_of_many_configurations_those_with_the_most_memory_are_drawn_first() -> 
     assert shown.largest(some[:3], shown.MANY) == some[:3]
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, store: StudyStore, **state: object) -> AppTest:
-    monkeypatch.setenv("HARNESS_STORE", str(store.folder.parent))
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    for key, value in state.items():
-        app.session_state[key] = value
-    return app.run().switch_page("app_pages/cost_and_fit.py").run()
-
-
-def test_a_plan_on_a_chosen_card_is_a_forecast_with_the_command_that_makes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = drawn(monkeypatch, stores.generate(tmp_path, "s", 60), cost_card="RTX 4090", vram=24.0)
+def test_a_plan_on_a_chosen_card_is_a_forecast_with_the_command_that_makes_it(tmp_path: Path, opened: Open) -> None:
+    stores.generate(tmp_path, "s", 60)
+    page = opened(tmp_path, "cost_and_fit", cost_card="RTX 4090", vram=24.0)
     assert not page.exception and not page.error
     assert any(t.value.startswith("Forecast: the whole study, ") for t in page.text)
-    assert any('--gpu "RTX 4090"' in c.value for c in page.code)
+    assert any("--gpu 'RTX 4090'" in c.value for c in page.code)
     cards = next(t.value for t in page.dataframe if "Per hour" in t.value)
     assert cards["Card"].iloc[0] == "Your limit: 24 GiB"
 
 
-def test_a_card_that_is_in_no_table_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = drawn(monkeypatch, stores.generate(tmp_path, "s", 1), cost_card="Voodoo 2")
+def test_a_card_that_is_in_no_table_is_forgotten(tmp_path: Path, opened: Open) -> None:
+    stores.generate(tmp_path, "s", 1)
+    page = opened(tmp_path, "cost_and_fit", cost_card="Voodoo 2")
     assert not page.exception
     assert page.selectbox(key="cost_card").value is None

@@ -6,20 +6,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import MakeRecord, MakeSpec
+from conftest import MakeRecord, MakeSpec, Open
 from stores import generate
-from streamlit.testing.v1 import AppTest
 
-from dashboard.views import search, search_charts
-from dashboard.views.banner import Banner
 from harness.record import Record, Score, Status
 from harness.spec import StudySpec
 from harness.store import Store, StudyStore
-from harness.summary import gather, summarise
+from harness.summary import gather
 from harness.wording import STATUSES
 from harness.words import capital
 
-APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
+pytest.importorskip("streamlit", reason="the dashboard is an extra")
+
+from dashboard.views import search, search_charts  # after the check that it is there
+from dashboard.views.banner import Banner
 
 
 def loss(value: float) -> list[Score]:
@@ -29,8 +29,7 @@ def loss(value: float) -> list[Score]:
 
 
 def read(store: StudyStore) -> search.Tuning:
-    evidence = gather(store)
-    return search.tuning(evidence, summarise(store, evidence))
+    return search.tuning(gather(store))
 
 
 def banner(store: StudyStore) -> Banner:
@@ -231,36 +230,32 @@ def test_results_made_elsewhere_have_no_plan(tmp_path: Path, make_record: MakeRe
     said = banner(foreign.store)
     assert said.badge == "Not known"
     assert read(foreign.store).progress == []
-    assert search.next_command(foreign.store, read(foreign.store)) is None
+    assert search.left(read(foreign.store)) == 0
 
 
-@pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    monkeypatch.setenv("HARNESS_STORE", str(tmp_path))
-    return AppTest.from_file(str(APP), default_timeout=60)
-
-
-def test_the_page_shows_the_sentence_the_ledger_and_the_charts(app: AppTest, tmp_path: Path) -> None:
+def test_the_page_shows_the_sentence_the_ledger_and_the_charts(opened: Open, tmp_path: Path) -> None:
     store = generate(tmp_path, "lab", 60)
-    app.run().switch_page("app_pages/search.py").run()
+    app = opened(tmp_path, "search")
     assert not app.exception
     assert any("nothing is left to run" in m.value for m in app.markdown)
     assert len(app.dataframe) == 3  # ledger, progress, learning rates
     assert app.dataframe[0].value["Runs in the log"].iloc[-1] == len(store.table("trials"))
 
 
-def test_the_page_goes_without_a_chart_where_nothing_was_completed(app: AppTest, tmp_path: Path) -> None:
+def test_the_page_goes_without_a_chart_where_nothing_was_completed(opened: Open, tmp_path: Path) -> None:
     generate(tmp_path, "oom", 40, kinds=("out_of_memory",))
-    app.run().switch_page("app_pages/search.py").run()
+    app = opened(tmp_path, "search")
     assert not app.exception
     assert any("there is no loss to draw" in t.value for t in app.text)
 
 
-def test_parameters_beside_the_learning_rate_have_slices_and_an_importance(app: AppTest, study: Study) -> None:
+def test_parameters_beside_the_learning_rate_have_slices_and_an_importance(
+    opened: Open, tmp_path: Path, study: Study
+) -> None:
     for number in range(9):
         params = {"learning_rate": 1e-3 * (number + 1), "rank": 4 * (1 + number % 2)}
         study.run("lora", "search", 0.1 * (number + 1), number=number, params=params)
-    app.run().switch_page("app_pages/search.py").run()
+    app = opened(tmp_path, "search")
     assert not app.exception
     assert app.selectbox(key="search_arm").value == "lora"
     assert any("Kelley" in c.value for c in app.caption)

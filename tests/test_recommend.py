@@ -76,7 +76,7 @@ def test_declared_looks_share_the_error_rate(fill: Fill) -> None:
     assert (evidence.seeds, evidence.alpha) == (3, look_alpha(0.05, (3, 5, 8)))
     assert evidence.alpha < 0.05 / 2, "three looks at 5 % would err twice as often"
     assert verdicts(store)["lora"] == ("worse", None)
-    assert settled(store), "the first look settles it, so the study may stop"
+    assert settled(gather(store)), "the first look settles it, so the study may stop"
 
 
 def test_unequal_tuning_budgets_are_named_and_not_compared(fill: Fill, make_record: MakeRecord) -> None:

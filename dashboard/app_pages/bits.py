@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import drawing, shared
 from dashboard.views import bits as shown
-from harness import bits
+from harness import bits, reproduce
 from harness.bits import Bits, Question
 
 view = shared.current()
@@ -15,8 +15,8 @@ view = shared.current()
 @st.cache_resource(max_entries=shared.KEPT, show_spinner="Comparing bit-widths")
 def answer(folder: str, version: str) -> Bits:
     """On the study's own metric and margin, as `harness bits` says it."""
-    evidence, caveats = shared.own(folder, version)
-    return bits.answer(shared.opened(Path(folder).name), evidence, caveats)
+    evidence, summary = shared.own_results(folder, version)
+    return bits.answer(shared.opened(Path(folder).name), evidence, summary.caveats)
 
 
 def question_of(found: Bits) -> Question:
@@ -99,7 +99,7 @@ def speeds(found: Bits) -> None:
 st.header("Which bit-width still holds")
 if not bits.asks(view.evidence.spec):
     st.text(shown.nothing_asked(view.evidence))
-    st.code("harness study tiny-bits", language=None)
+    st.code(reproduce.preset("tiny-bits", shared.root()), language=None, wrap_lines=True)
     st.subheader("What this study has")
     st.dataframe(
         shown.by_arm(view.evidence, view.summary), hide_index=True,

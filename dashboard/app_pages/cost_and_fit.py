@@ -5,26 +5,26 @@ import streamlit as st
 
 from dashboard import shared
 from dashboard.views import cost_and_fit as shown
-from harness import budget
+from harness import budget, reproduce
 from harness.errors import HarnessError
 from harness.forecast import processors
 from harness.scoring import ForecastScore, score
 from harness.units import GIB
 
 view = shared.current()
-evidence, decision, limit = view.evidence, view.decision, view.limits.memory_bytes
+evidence, decision, limit = view.evidence, view.decision, view.decision.limits.memory_bytes
 folder = str(view.store.folder)
 
 
 @st.cache_resource(max_entries=shared.KEPT, show_spinner="Forecasting on every card")
 def holdings(folder: str, version: str, limit: int | None) -> list[shown.Holding]:
-    read = shared.own(folder, version)[0]
+    read = shared.own_results(folder, version)[0]
     return shown.holdings(read.spec, read.records, shown.cards_of(limit))
 
 
 @st.cache_resource(max_entries=4 * shared.KEPT, show_spinner="Planning")
 def planned(folder: str, version: str, card: str) -> budget.Plan | HarnessError:
-    read = shared.own(folder, version)[0]
+    read = shared.own_results(folder, version)[0]
     try:
         return budget.plan(read.spec, processors.find(card), read.records)
     except HarnessError as error:
@@ -33,14 +33,14 @@ def planned(folder: str, version: str, card: str) -> budget.Plan | HarnessError:
 
 @st.cache_resource(max_entries=shared.KEPT, show_spinner=False)
 def scored(folder: str, version: str) -> ForecastScore:
-    return score(shared.own(folder, version)[0].records)
+    return score(shared.own_results(folder, version)[0].records)
 
 
 def memory(some: list[shown.Need]) -> None:
     st.subheader("Memory of a training step")
     if not some:
-        st.text("No run has measured its memory yet, and none carries a forecast. Go on with:")
-        st.code(decision.next_command or f"harness study {decision.study}", language=None, wrap_lines=True)
+        st.text("No run has measured its memory yet, and none carries a forecast.")
+        go_on()
         return
     arms = len({n.arm for n in some})
     few = arms > shown.MANY and not st.toggle(f"Show all {arms}", key="cost_all", bind="query-params")
@@ -53,6 +53,12 @@ def memory(some: list[shown.Need]) -> None:
         st.caption(shared.plain(f"Made by {evidence.spec.origin.tool}: {evidence.spec.origin.note}."))
     with st.expander("Figures by component"):
         st.dataframe(shown.memory_table(some), hide_index=True, alt=shown.memory_alt(some))
+
+
+def go_on() -> None:
+    if decision.next_command:
+        st.text("This goes on with the study:")
+        st.code(decision.next_command, language=None, wrap_lines=True)
 
 
 def cards() -> dict[str, float | None]:
@@ -139,11 +145,7 @@ def detail(rates: dict[str, float | None]) -> None:
     st.dataframe(shown.plan_table(plan, rate), hide_index=True, alt=shown.plan_said(plan, rate))
     for doubt in plan.doubts:
         st.caption(shared.plain(f"Note: {doubt}"))
-    st.code(
-        f'harness plan {view.store.folder / "study.yaml"} --gpu "{card}" --store {view.store.folder.parent}',
-        language=None,
-        wrap_lines=True,
-    )
+    st.code(reproduce.plan(view.store, card), language=None, wrap_lines=True)
 
 
 def spent(frame: pd.DataFrame) -> None:
@@ -151,8 +153,9 @@ def spent(frame: pd.DataFrame) -> None:
     few = None if st.session_state.get("cost_all") else shown.MANY
     chart = shown.spent_chart(frame, few)
     if chart is None:
-        st.text("Nothing has run yet. Start with:")
-        st.code(decision.next_command or f"harness study {decision.study}", language=None, wrap_lines=True)
+        st.text("Nothing has run yet.")
+        if needs:  # else it was said above
+            go_on()
         return
     said = shown.spent_said(evidence, frame, decision)
     st.text(said)

@@ -5,14 +5,12 @@ import streamlit as st
 from dashboard import drawing, shared
 from dashboard.views import decide
 from harness import charts, report
-from harness.wording import about, ranked_reading
+from harness.wording import ranked_reading
 
 view = shared.current()
 decision = view.decision
 
-st.header(decision.question or f"What {decision.study} says")
-st.caption(shared.plain(" · ".join(about(view.evidence, decision))))
-
+st.header(shared.plain(decision.question or f"What {decision.study} says"))
 drawing.banner(*decide.verdict(decision))
 
 figures = decide.figures(decision)
@@ -27,7 +25,7 @@ scored = sum(row.quality is not None for row in decision.rows)
 few = scored > decide.MANY and not st.toggle(f"Show all {scored}", key="decide_all", bind="query-params")
 chart = charts.ranked(decision, decide.MANY if few else None)
 if chart is None:
-    st.text(f"No configuration has a score yet. Go on with: harness study {decision.study}")
+    st.text("No configuration has a score yet.")
 else:
     st.altair_chart(chart, alt=charts.ranked_alt(decision))
     st.caption(shared.plain(ranked_reading(decision)))

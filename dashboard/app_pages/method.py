@@ -4,6 +4,7 @@ import streamlit as st
 
 from dashboard import drawing, shared
 from dashboard.views import method
+from harness import reproduce
 from harness.recommend import Limits
 from harness.spec import dump_study
 
@@ -16,11 +17,11 @@ def read(folder: str, version: str, limits: Limits, _view: shared.View) -> metho
 view = shared.current()
 evidence, decision, records = view.evidence, view.decision, view.evidence.records
 declared = view.store.declared()
-comparison = evidence.against(evidence.spec.baseline, list(evidence.spec.arms), decision.margin)
-tables = read(str(view.store.folder), view.version, view.limits, view)
+comparison = decision.comparison
+tables = read(str(view.store.folder), view.version, view.decision.limits, view)
 
 st.header("Can I trust this?")
-st.caption(shared.plain(f"{decision.study} · {evidence.spec.question or 'no question given'}"))
+st.caption(shared.plain(evidence.spec.question or "No question was given."))
 drawing.banner(tables.banner)
 
 st.subheader("What is measured")
@@ -76,7 +77,13 @@ st.subheader("Known limits")
 st.markdown("\n".join(f"- {shared.plain(line)}" for line in tables.limits))
 
 st.subheader("Make it again, and cite it")
-st.code(method.reproduce(evidence, view.store), language=None, wrap_lines=True)
+origin = evidence.spec.origin
+name = evidence.spec.name
+st.code(
+    reproduce.bring(origin.tool, shared.root(), name) if origin else reproduce.again(view.store),
+    language=None,
+    wrap_lines=True,
+)
 st.code(tables.citation, language=None, wrap_lines=True)
 st.download_button(
     "Study file", dump_study(evidence.spec), f"{evidence.spec.name}.yaml", "application/yaml",

@@ -5,13 +5,15 @@ import streamlit as st
 
 from dashboard import drawing, shared
 from dashboard.views import search, search_charts
-from harness.summary import Evidence, Summary
+from harness import reproduce
+from harness.summary import Evidence
 from harness.units import percent
 
 
 @st.cache_resource(max_entries=shared.KEPT, show_spinner="Reading the trial log")
-def read(folder: str, version: str, _evidence: Evidence, _summary: Summary) -> search.Tuning:
-    return search.tuning(_evidence, _summary)
+def read(folder: str, version: str) -> search.Tuning:
+    """On the study's own metric: what is left to run does not depend on what the side bar says."""
+    return search.tuning(shared.own_results(folder, version)[0])
 
 
 def several(found: search.Tuning) -> list[str]:
@@ -104,15 +106,13 @@ def others(found: search.Tuning, evidence: Evidence) -> None:
 
 
 view = shared.current()
-found = read(str(view.store.folder), view.version, view.evidence, view.summary)
+found = read(str(view.store.folder), view.version)
 banner = search.banner(view.evidence, found)
 
 st.header("Was the search fair, and is it finished?")
-st.caption(shared.plain(f"{view.decision.study} · {len(view.evidence.records)} runs in the log"))
 drawing.banner(banner)
-command = search.next_command(view.store, found)
-if command:
-    st.code(command, language=None, wrap_lines=True)
+if search.left(found):
+    st.code(reproduce.study(view.store), language=None, wrap_lines=True)
 
 st.subheader("Budget of each configuration")
 st.dataframe(

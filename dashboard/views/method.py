@@ -1,7 +1,6 @@
 """Can I trust this: what is measured, how verdicts are made, what was declared, and what the runs were made with."""
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -515,13 +514,6 @@ def limits(evidence: Evidence) -> list[str]:
         )
     said.append("Intervals are for this model, this data and these items. They say nothing about other ones.")
     return said
-
-
-def reproduce(evidence: Evidence, store: StudyStore) -> str:
-    """The command that makes the whole study again, or brings foreign results again."""
-    if evidence.spec.origin:
-        return f"harness import {evidence.spec.origin.tool.lower()} PATH --name {shlex.quote(evidence.spec.name)}"
-    return f"harness study {shlex.quote(str(store.folder / 'study.yaml'))} --store again"
 
 
 def citation(evidence: Evidence, declared: Declaration | None) -> str:

@@ -1,7 +1,6 @@
 """Was the search fair, and is it finished: what each configuration was given, what came of it, what is left."""
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from dashboard.views.settings import said as setting
 from harness import metrics, serving
 from harness.record import OBJECTIVE, Record, Status, confirmations, outcomes
 from harness.spec import StudySpec
-from harness.store import StudyStore
-from harness.summary import Evidence, Summary
+from harness.summary import Evidence, settled
 from harness.trial import Phase
 from harness.units import duration
 from harness.wording import PHASES, STATUSES
@@ -103,7 +101,7 @@ class Tuning:
     chosen: list[Chosen]
 
 
-def tuning(evidence: Evidence, summary: Summary) -> Tuning:
+def tuning(evidence: Evidence) -> Tuning:
     """Read the trial log once."""
     spec, records = evidence.spec, evidence.records
     ends = [r for r in outcomes(records) if r.phase == "search"]
@@ -112,7 +110,7 @@ def tuning(evidence: Evidence, summary: Summary) -> Tuning:
     return Tuning(
         accounts=[_account(spec, name, records, ends, confirmed) for name in spec.arms],
         others=_others(spec, records),
-        progress=[] if _foreign(spec) else progress(spec, records, ends, confirmed, stopped=stopped(evidence, summary)),
+        progress=[] if _foreign(spec) else progress(spec, records, ends, confirmed, stopped=stopped(evidence)),
         tried=frame,
         params={name: varying(ends, name) for name in spec.arms},
         chosen=chosen(spec, frame, confirmed),
@@ -160,13 +158,9 @@ def _foreign(spec: StudySpec) -> bool:
     return spec.origin is not None
 
 
-def stopped(evidence: Evidence, summary: Summary) -> bool:
+def stopped(evidence: Evidence) -> bool:
     """Whether the study has ended at a declared look before the last one, since every configuration has its verdict."""
-    if evidence.seeds >= len(evidence.spec.confirm.seeds) or evidence.early or summary.comparison is None:
-        return False
-    open_ = {"not shown", "not enough data"}
-    verdicts = summary.comparison.verdicts
-    return bool(verdicts) and not any(v.label in open_ for v in verdicts)
+    return evidence.seeds < len(evidence.spec.confirm.seeds) and not evidence.early and settled(evidence)
 
 
 def progress(
@@ -376,15 +370,9 @@ def _details(found: Tuning, *, equal: bool) -> list[str]:
     return details
 
 
-def next_command(store: StudyStore, found: Tuning) -> str | None:
-    """What goes on with the study; None when nothing is left."""
-    if not sum(p.left for p in found.progress):
-        return None
-    return f"harness study {_study_file(store)} --store {shlex.quote(str(store.folder.parent))}"
-
-
-def _study_file(store: StudyStore) -> str:
-    return shlex.quote(str(store.folder / "study.yaml"))
+def left(found: Tuning) -> int:
+    """Planned runs that have not ended; 0 where nothing is known of a plan."""
+    return sum(p.left for p in found.progress)
 
 
 def ledger(found: Tuning) -> pd.DataFrame:

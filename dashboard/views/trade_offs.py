@@ -35,14 +35,19 @@ def left_out(known: Sequence[Axis]) -> str | None:
     return f"Not to choose from: {', '.join(missing)}." if missing else None
 
 
+def no_room(decision: Decision) -> bool:
+    """Whether no configuration found room for a single run."""
+    return bool(decision.rows) and all(r.standing == "out of memory" for r in decision.rows)
+
+
 def unscored(decision: Decision) -> str:
     """What is said in place of the chart."""
-    if decision.rows and all(r.standing == "out of memory" for r in decision.rows):
+    if no_room(decision):
         return (
             "No configuration found room for a single run, so there is no quality to hold against a cost. What would "
-            f"fit which card: harness plan {decision.study} --gpu NAME"
+            "fit which card is on the page Cost and fit."
         )
-    return f"No configuration has a score yet. Go on with: harness study {decision.study}"
+    return "No configuration has a score yet."
 
 
 def table(found: TradeOff, decision: Decision) -> pd.DataFrame:
