@@ -18,7 +18,7 @@ from harness.words import capital
 
 pytest.importorskip("streamlit", reason="the dashboard is an extra")
 
-from dashboard.views import search, search_charts  # after the check that it is there
+from dashboard.views import search, search_charts, search_rates  # after the check that it is there
 from dashboard.views.banner import Banner
 
 
@@ -190,7 +190,7 @@ def test_a_parameter_that_decides_the_loss_explains_it_and_another_does_not() ->
     frame = pd.DataFrame(
         {"rank": [4, 4, 4, 4, 8, 8, 8, 8], "noise": [1, 2, 2, 1, 1, 2, 2, 1], "loss": [1.0, 2, 3, 4, 5, 6, 7, 8]}
     )
-    table = search.importance(frame)
+    table = search_rates.importance(frame)
     assert table is not None
     shares = dict(zip(table["Parameter"], table["Share"], strict=True))
     assert shares["Rank"] == pytest.approx(0.7222, abs=1e-4)
@@ -202,7 +202,7 @@ def test_a_valley_over_learning_rates_is_seen() -> None:
     rates = [10**-x for x in range(20)]
     frame = pd.DataFrame({"learning_rate": rates, "rank": [4, 8] * 10, "loss": [abs(x - 9.5) for x in range(20)]})
     assert frame["learning_rate"].corr(frame["loss"], method="spearman") == pytest.approx(0, abs=0.01)
-    table = search.importance(frame)
+    table = search_rates.importance(frame)
     assert table is not None
     assert table["Parameter"][0] == "Learning rate"
     assert table["Share"][0] > 0.8
@@ -210,9 +210,9 @@ def test_a_valley_over_learning_rates_is_seen() -> None:
 
 def test_too_few_trials_or_parameters_give_no_importance_and_say_what_it_takes() -> None:
     few = pd.DataFrame({"rank": [4, 8, 4, 8], "alpha": [1, 1, 2, 2], "loss": [0.1, 0.2, 0.3, 0.4]})
-    assert search.importance(few) is None
-    assert search.missing(few) == "Importances need 8 completed trials of a configuration; here are 4."
-    assert search.missing(few[["rank", "loss"]]) == "Importances need 2 parameters that vary, and one does."
+    assert search_rates.importance(few) is None
+    assert search_rates.missing(few) == "Importances need 8 completed trials of a configuration; here are 4."
+    assert search_rates.missing(few[["rank", "loss"]]) == "Importances need 2 parameters that vary, and one does."
 
 
 def test_only_parameters_that_vary_are_drawn(study: Study) -> None:

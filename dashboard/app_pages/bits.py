@@ -6,6 +6,7 @@ import streamlit as st
 
 from dashboard import drawing, shared
 from dashboard.views import bits as shown
+from dashboard.views import bits_charts
 from harness import bits, reproduce
 from harness.bits import Bits, Question
 
@@ -45,13 +46,13 @@ def quality(question: Question) -> None:
     named = shown.title(measure, question)
     left, right = st.columns(2)
     some = shown.points(question, measure)
-    chart = shown.quality_chart(some, named, question.reference, margin, lowest)
+    chart = bits_charts.quality_chart(some, named, question.reference, margin, lowest)
     if chart is None:
         st.text("No bit-width has a score yet.")
         return
     left.altair_chart(chart, alt=shown.chart_alt(question, measure, some))
     apart = shown.differences(question, measure)
-    chart = shown.difference_chart(apart, shown.difference_title(measure, question), margin, lowest)
+    chart = bits_charts.difference_chart(apart, shown.difference_title(measure, question), margin, lowest)
     if chart is None:
         right.text(f"No difference is judged on {shown.measure_name(measure)}.")
     else:
@@ -62,9 +63,9 @@ def quality(question: Question) -> None:
 def costs(question: Question) -> None:
     st.subheader("What each takes")
     drawn = [
-        (shown.sizes_chart(question), "Memory of the weights"),
-        (shown.peaks_chart(question), "Peak of a training step"),
-        (shown.divergence_chart(question), "How far each is from the unquantized model"),
+        (bits_charts.sizes_chart(question), "Memory of the weights"),
+        (bits_charts.peaks_chart(question), "Peak of a training step"),
+        (bits_charts.divergence_chart(question), "How far each is from the unquantized model"),
     ]
     charts = [(chart, alt) for chart, alt in drawn if chart is not None]
     for column, (chart, alt) in zip(st.columns(len(charts)) if charts else [], charts, strict=True):
@@ -83,7 +84,11 @@ def speeds(found: Bits) -> None:
         shared.forget_unknown("bits_shape", names)
         st.segmented_control("Batch", names, key="bits_shape", default=names[0], required=True, bind="query-params")
         shape = known[names.index(str(st.session_state["bits_shape"]))]
-    drawn = [c for c in (shown.speed_chart(found, shape, "decode"), shown.speed_chart(found, shape, "prefill")) if c]
+    drawn = [
+        c
+        for c in (bits_charts.speed_chart(found, shape, "decode"), bits_charts.speed_chart(found, shape, "prefill"))
+        if c
+    ]
     for column, chart in zip(st.columns(len(drawn)), drawn, strict=True):
         column.altair_chart(chart, alt=shown.speed_alt(found, shape))
     st.caption(

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import drawing, shared
-from dashboard.views import search, search_charts
+from dashboard.views import search, search_charts, search_rates
 from harness import reproduce
 from harness.summary import Evidence
 from harness.units import percent
@@ -52,7 +52,7 @@ def charts(found: search.Tuning) -> None:
     st.subheader("Learning rates")
     if any(c.rates > 1 for c in chosen):
         st.altair_chart(
-            search_charts.rates(drawn, chosen, order, search.others_of(found)), alt=search.rates_alt(chosen)
+            search_charts.rates(drawn, chosen, order, search.others_of(found)), alt=search_rates.rates_alt(chosen)
         )
         st.caption(
             "Rings mark the best learning rate of each configuration; bars are the range over its confirmed runs on "
@@ -61,7 +61,7 @@ def charts(found: search.Tuning) -> None:
     else:
         st.text("One learning rate each: there is no curve to draw.")
     st.dataframe(
-        search.rates_table(chosen), hide_index=True, alt=search.rates_alt(chosen),
+        search_rates.rates_table(chosen), hide_index=True, alt=search_rates.rates_alt(chosen),
         column_config={"Configuration": st.column_config.TextColumn(pinned=True, width="medium")},
     )  # fmt: skip
 
@@ -82,7 +82,7 @@ def others(found: search.Tuning, evidence: Evidence) -> None:
                 chart, alt=f"Validation loss of {arm} against its {name.lower()}, the best trial as a diamond"
             )
     st.caption(f"{len(frame)} completed trials, one seed each. The diamond is the best of them.")
-    if len(drawn) >= search.LEAST_VARYING:
+    if len(drawn) >= search_rates.LEAST_VARYING:
         st.altair_chart(
             search_charts.parallel(frame, evidence.spec, arm),
             alt=f"Parameters of the tuning trials of {arm} beside their loss; the best trial is the thick line",
@@ -90,9 +90,9 @@ def others(found: search.Tuning, evidence: Evidence) -> None:
         few = f"The best {search_charts.LINES} of {len(frame)} trials" if len(frame) > search_charts.LINES else "Trials"
         st.caption(f"{few} as lines over their parameters; the thick one is the best.")
     st.markdown("**Importance**")
-    table = search.importance(frame)
+    table = search_rates.importance(frame)
     if table is None:
-        st.text(search.missing(frame))
+        st.text(search_rates.missing(frame))
         return
     st.altair_chart(
         search_charts.importance_chart(table),

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dashboard.views.search import Chosen, is_number
+from dashboard.views.search_rates import Chosen, is_number
 from dashboard.views.settings import said, value
 from harness.charts import Chart
 from harness.record import Status
