@@ -53,6 +53,41 @@ def test_limits_are_said_and_given_as_options() -> None:
     assert decision.flags(limits) == flags
 
 
+@pytest.mark.parametrize("vram", ["24", "23.7", "0.1", "1000", "23.699999999"])
+@pytest.mark.parametrize("number", ["0.1", "2", "1e-07", "0.333333333333333", "0.12345678901234567", "1234567.875"])
+def test_limits_that_are_written_are_read_as_the_same(vram: str, number: str) -> None:
+    limits = Limits(memory_bytes=int(float(vram) * GIB), hours=float(number), margin=float(number))
+    written = decision.limits_written(limits)
+    assert int(float(written["vram"]) * GIB) == limits.memory_bytes
+    assert (float(written["hours"]), float(written["margin"])) == (limits.hours, limits.margin)
+    assert len(written["vram"]) <= len(vram)
+
+
+def test_a_command_is_whole_wherever_the_results_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = StudyStore(Path("it's mine", "s"))
+    root = str(tmp_path / "it's mine")
+    file = f"{root}/s/study.yaml"
+    lines = {
+        reproduce.study(found, "name=t"): ["harness", "study", file, "name=t", "--store", root],
+        reproduce.again(found): ["harness", "study", file, "--store", f"{root}-again"],
+        reproduce.settle(found): ["harness", "next", "s", "--run", "--store", root],
+        reproduce.sync(found): ["harness", "sync", "s", "--store", root],
+        reproduce.plan(found, "RTX 4090"): ["harness", "plan", file, "--gpu", "RTX 4090", "--store", root],
+        reproduce.preset("tiny-bits", found.folder.parent): ["harness", "study", "tiny-bits", "--store", root],
+        reproduce.bring("PEFT", found.folder.parent): ["harness", "import", "peft", "PATH", "--store", root],
+    }
+    for line, words in lines.items():
+        assert shlex.split(line) == words
+
+
+def test_results_made_elsewhere_have_no_command_that_makes_a_run_again(store: StudyStore) -> None:
+    record = next(r for r in store.records() if r.phase == "confirm")
+    spec = load_study(store.folder / "study.yaml", ["origin.tool=PEFT"])
+    assert reproduce.command(record, store.spec(), store.folder / "study.yaml") is not None
+    assert reproduce.command(record, spec, store.folder / "study.yaml") is None
+
+
 def test_an_interval_over_items_is_that_of_wilson() -> None:
     # 47.2 % of 1319: z = 1.96, centre (p + z2 / 2n) / (1 + z2 / n) = 0.472, half-width about 0.027
     low, high = decision.items_interval(0.472, 1319)
