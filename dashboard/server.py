@@ -1,8 +1,9 @@
 """Serve the dashboard: on this machine only, with results read before the first page asks for them.
 
-    python dashboard/server.py STORE PORT [open]
+    python -P dashboard/server.py STORE PORT [open]
 
-`harness dashboard` starts it.
+`harness dashboard` starts it. Without -P this folder would come first among those that modules are looked for in, so
+that a library's own `server` or `views` would be taken from here.
 """
 
 import asyncio
@@ -90,6 +91,8 @@ app = st.App(str(HERE / "app.py"), middleware=[Middleware(Rooted)], lifespan=_wa
 
 def main(store: str, port: str, *opens: str) -> None:
     os.environ["HARNESS_STORE"] = store
+    if str(HERE.parent) not in sys.path:  # a checkout that is not installed, or not the one that is
+        sys.path.insert(0, str(HERE.parent))
     app.run(config={**CONFIG, "server.port": int(port), "server.headless": not opens})
 
 

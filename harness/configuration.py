@@ -6,10 +6,12 @@ from statistics import fmean
 from typing import Any
 
 from harness import __version__, plugins
+from harness.environment import described
 from harness.errors import HarnessError
 from harness.interfaces import AdapterShape
 from harness.intervals import mean_interval
 from harness.record import Record
+from harness.sources import bare
 from harness.spec import Dtype, Scalar, StudySpec, Value
 from harness.summary import Evidence, peak_bytes, score_name
 from harness.units import is_share
@@ -22,6 +24,7 @@ class Model(Value):
     """The base model."""
 
     id: str
+    """On the hub; of a local one the folder's name alone."""
     revision: str | None
     """Commit on the hub where it is known, else what the study file names."""
     digest: str
@@ -33,6 +36,7 @@ class Rows(Value):
     """The data and how it was split."""
 
     path: str
+    """Id on the hub; of a local file its name alone."""
     revision: str | None
     digest: str
     subset: str | None
@@ -172,13 +176,13 @@ def of_run(record: Record, spec: StudySpec, runs: Sequence[Record] = ()) -> Conf
         trial_id=record.trial_id,
         measured_at=record.started_at,
         model=Model(
-            id=model.id,
+            id=bare(model.id),
             revision=_commit(trial.model_digest) or model.revision,
             digest=trial.model_digest,
             trust_remote_code=model.trust_remote_code,
         ),
         data=Rows(
-            path=data.path,
+            path=bare(data.path),
             revision=_commit(trial.data_digest) or data.revision,
             digest=trial.data_digest,
             subset=data.subset,
@@ -197,18 +201,15 @@ def of_run(record: Record, spec: StudySpec, runs: Sequence[Record] = ()) -> Conf
         measured=_figures(runs or [record], spec),
         adapter_path=record.adapter_path,
         versions=packages,
-        hardware=hardware(record),
+        hardware=_hardware(record),
         commit=record.environment.get("commit"),
     )
 
 
-def hardware(record: Record) -> str:
-    """What a run was made on, in words."""
-    gpus = [str(g.get("name")) for g in record.environment.get("gpus") or []]
-    if gpus and record.resolved.get("device") != "cpu":
-        return f"{len(gpus)} x {gpus[0]}" if len(gpus) > 1 else gpus[0]
-    cpu, cores = record.environment.get("cpu"), record.environment.get("cores")
-    return f"{cpu}, {cores} cores" if cpu and cores else (str(cpu) if cpu else "not known")
+def _hardware(record: Record) -> str:
+    """What a run was made on, in words; GPUs that it left idle are none of it."""
+    idle: dict[str, Any] = {"gpus": []} if record.resolved.get("device") == "cpu" else {}
+    return described({**record.environment, **idle})
 
 
 def _commit(digest: str) -> str | None:

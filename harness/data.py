@@ -67,10 +67,6 @@ class Tokens:
     ids: list[int]
     labels: list[int]
 
-    @property
-    def prompt_text_ids(self) -> list[int]:
-        return [i for i, label in zip(self.ids, self.labels, strict=True) if label == IGNORED]
-
 
 @dataclass(frozen=True)
 class Prepared:

@@ -18,7 +18,7 @@ from harness.recommend import Candidate, Limits, Recommendation, decide
 from harness.record import NO_ROOM, Record
 from harness.spec import Scalar
 from harness.store import StudyStore
-from harness.summary import ArmRow, Evidence, Summary, gather, score_name, summarise
+from harness.summary import ArmRow, Evidence, Summary, score_name
 from harness.units import GIB, SHARES, money
 
 Standing = Literal["fits", "over a limit", "out of memory", "not known"]
@@ -71,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The configuration to use, and the baseline beside it."""
+    """The configuration to use, and how to make it again. What it scored and costs is in its row."""
 
     arm: str
     trial_id: str
@@ -83,14 +83,6 @@ class Chosen:
     """Folder of the adapter or model, relative to the study's folder."""
     command: str | None
     """Makes the run again; None for results that were made elsewhere."""
-    peak_bytes: int | None
-    baseline_peak_bytes: int | None
-    seconds: float | None
-    baseline_seconds: float | None
-    cost: float | None
-    baseline_cost: float | None
-    difference: Interval | None
-    """Of quality: chosen minus baseline."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +118,10 @@ class Decision:
     comparison: Comparison | None
     """With the baseline, at the margin; the rows have its intervals, so that no file does."""
 
+    def row(self, arm: str) -> Row:
+        """One configuration, which a study has by this name."""
+        return next(row for row in self.rows if row.arm == arm)
+
     def as_json(self) -> dict[str, Any]:
         """The file `decision.json`; its schema is in docs/dashboard.md."""
         plain = asdict(self)
@@ -134,18 +130,8 @@ class Decision:
         return {"schema": 1, "harness": __version__, **plain}
 
 
-def of_study(store: StudyStore, limits: Limits) -> Decision:
-    """Read a study's results and decide.
-
-    Raises:
-        SpecError: no run was scored on the metric that is named.
-    """
-    evidence = gather(store, limits.metric)
-    return make(store, evidence, summarise(store, evidence), limits)
-
-
 def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits) -> Decision:
-    """The same from what was gathered, for several limits in turn."""
+    """Decide from what was gathered, for several limits in turn."""
     spec = evidence.spec
     margin = evidence.margin if limits.margin is None else limits.margin
     comparison = evidence.against(spec.baseline, list(spec.arms), margin)
@@ -153,11 +139,10 @@ def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits
     by_arm = {row.arm: row for row in summary.arms}
     rows = [_row(c, by_arm[c.arm], evidence, comparison) for c in found.candidates]
     sign = -1 if evidence.higher_is_better else 1
-    origin = getattr(spec, "origin", None)
     return Decision(
         study=store.folder.name,
         question=spec.question,
-        origin=origin.tool if origin else None,
+        origin=spec.origin.tool if spec.origin else None,
         as_of=max((r.started_at for r in evidence.records), default=None),
         metric=evidence.metric,
         higher_is_better=evidence.higher_is_better,
@@ -168,7 +153,7 @@ def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits
         currency=spec.prices.currency,
         recommendation=found,
         rows=sorted(rows, key=lambda r: (r.quality is None, sign * (r.quality or 0.0))),
-        chosen=_chosen(found, rows, evidence, store.folder),
+        chosen=_chosen(found, evidence, store.folder),
         zero_shot=summary.zero_shot.get(evidence.metric),
         told_apart=told_apart(rows, spec.baseline),
         to_settle=[*_before_any_verdict(evidence, found), *to_settle(found, summary, spec.prices.currency)],
@@ -327,26 +312,17 @@ def _standing(candidate: Candidate, row: ArmRow) -> Standing:
     return "over a limit" if candidate.feasible == "no" else "not known"
 
 
-def _chosen(found: Recommendation, rows: Sequence[Row], evidence: Evidence, folder: Path) -> Chosen | None:
+def _chosen(found: Recommendation, evidence: Evidence, folder: Path) -> Chosen | None:
     run: Record | None = next((r for r in evidence.runs if r.trial.arm == found.arm), None)
     if run is None:
         return None
-    by_arm = {row.arm: row for row in rows}
-    mine, base = by_arm[run.trial.arm], by_arm[evidence.spec.baseline]
     return Chosen(
-        arm=mine.arm,
+        arm=run.trial.arm,
         trial_id=run.trial_id,
-        method=mine.method,
-        quantization=mine.quantization,
+        method=run.trial.method,
+        quantization=run.trial.quantization,
         params=run.trial.params,
         micro_batch=run.trial.training.per_pass,
         adapter=run.adapter_path,
         command=reproduce.command(run, evidence.spec, folder / "study.yaml"),
-        peak_bytes=mine.peak_bytes,
-        baseline_peak_bytes=base.peak_bytes,
-        seconds=mine.seconds,
-        baseline_seconds=base.seconds,
-        cost=mine.cost,
-        baseline_cost=base.cost,
-        difference=mine.difference,
     )

@@ -155,7 +155,3 @@ def upper_bound(values: Sequence[float], alpha: float = 0.05) -> float | None:
     return float(np.mean(values)) + t_quantile(1 - alpha, n - 1) * float(np.std(values, ddof=1)) * float(
         np.sqrt(1 + 1 / n)
     )
-
-
-def arms_by(names: Sequence[str], values: Draws) -> Mapping[str, float]:
-    return {name: float(v) for name, v in zip(names, values, strict=True)}

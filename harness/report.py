@@ -21,6 +21,7 @@ from harness.decision import Decision, Row, flags
 from harness.environment import described
 from harness.errors import NotReady
 from harness.record import Record
+from harness.sources import bare
 from harness.summary import Evidence, Summary, peak_bytes
 from harness.trade_offs import TradeOff, along, axes
 from harness.units import duration, energy, money, percent, size
@@ -151,8 +152,11 @@ def markdown(evidence: Evidence, summary: Summary, decision: Decision) -> str:
 
 
 def decision_json(decision: Decision) -> str:
-    """`decision.json`: strict JSON, so that what is not a number is null."""
-    return json.dumps(_strict(decision.as_json()), indent=2, allow_nan=False) + "\n"
+    """`decision.json`: strict JSON, so that what is not a number is null; commands as in the other two."""
+    plain = decision.as_json()
+    for place, key in ((plain, "next_command"), (plain["chosen"] or {}, "command")):
+        place[key] = place.get(key) and _without_folders(place[key])
+    return json.dumps(_strict(plain), indent=2, allow_nan=False) + "\n"
 
 
 def content_of(evidence: Evidence, summary: Summary, decision: Decision, output: str) -> Content:
@@ -197,8 +201,7 @@ def _chosen(decision: Decision) -> Table | None:
     chosen = decision.chosen
     if chosen is None:
         return None
-    by_arm = {row.arm: row for row in decision.rows}
-    mine, base = by_arm[chosen.arm], by_arm[decision.baseline]
+    mine, base = decision.row(chosen.arm), decision.row(decision.baseline)
     priced = decision.per_hour is not None
     costs: list[tuple[str, Any, float | None, float | None]] = [
         ("Peak memory", size, mine.peak_bytes, base.peak_bytes),
@@ -332,8 +335,8 @@ def _environment(evidence: Evidence) -> Table:
     controls = evidence.spec.controls
     model, data = _digests(records, "model_digest"), _digests(records, "data_digest")
     known = {
-        "Model": _bare(controls.model.id) + (f", digest {model}" if model else ""),
-        "Data": _bare(controls.data.path) + (f", digest {data}" if data else ""),
+        "Model": bare(controls.model.id) + (f", digest {model}" if model else ""),
+        "Data": bare(controls.data.path) + (f", digest {data}" if data else ""),
         "Device": _distinct(described(e) for e in some),
         "System": _distinct(str(e.get("system") or "") for e in some),
         "Python": _distinct(str(e.get("python") or "") for e in some),
@@ -385,11 +388,6 @@ def _method(evidence: Evidence, decision: Decision) -> list[str]:
         "The cheapest configuration shown to be within the margin of every other that keeps the limits is recommended; "
         "where none is shown to be, the cheapest that may be the best is named, and said to be not shown.",
     ]
-
-
-def _bare(name: str) -> str:
-    """A local model or data file without the folders above it; an id on the hub as it is."""
-    return PurePath(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def _without_folders(command: str) -> str:

@@ -86,6 +86,12 @@ def find_data(source: DataSource, pinned: str | None = None) -> Source:
     return Source("hub", source.path, pinned or _hub_commit(source.path, source.revision, "dataset"))
 
 
+def bare(name: str) -> str:
+    """The name of a model or of data for files that are passed on: a local one without the folders above it."""
+    local = name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).suffix.lower() in DATA_SUFFIXES
+    return (Path(name).name if local else "") or name
+
+
 def _hub_commit(repo: str, revision: str | None, kind: Literal["model", "dataset"]) -> str:
     """The commit a hub id stands for: asked of the hub, else read from the local cache.
 

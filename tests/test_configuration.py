@@ -2,6 +2,7 @@
 
 from conftest import MakeRecord, MakeSpec
 
+from harness import plugins
 from harness.configuration import of_run
 
 
@@ -61,6 +62,26 @@ def test_a_commit_on_the_hub_is_the_revision_and_a_hash_of_files_is_not(
     commit = "0123456789abcdef0123456789abcdef01234567"
     assert of_run(make_record({"model_digest": commit}), make_spec()).model.revision == commit
     assert of_run(make_record(), make_spec()).model.revision is None
+
+
+def test_local_files_are_named_without_their_folders(make_record: MakeRecord, make_spec: MakeSpec) -> None:
+    base = make_record()
+    controls = base.trial.controls
+    model = controls.model.model_copy(update={"id": "/srv/ana/models/base"})
+    data = controls.data.model_copy(update={"path": "/srv/ana/rows.jsonl"})
+    run = make_record({"controls": controls.model_copy(update={"model": model, "data": data})})
+    found = of_run(run, make_spec())
+    assert (found.model.id, found.data.path) == ("base", "rows.jsonl")
+    for name in plugins.names("exporters"):
+        assert "ana" not in "".join(plugins.exporter(name).files(found).values())
+
+
+def test_gpus_are_of_the_hardware_only_where_the_run_used_them(make_record: MakeRecord, make_spec: MakeSpec) -> None:
+    machine = {"gpus": [{"name": "A10"}, {"name": "L40S"}], "cpu": "EPYC", "cores": 8}
+    on_gpu = make_record(environment=machine, resolved={"device": "cuda:0"})
+    on_cpu = make_record(environment=machine, resolved={"device": "cpu"})
+    assert of_run(on_gpu, make_spec()).hardware == "A10; L40S; EPYC, 8 cores"
+    assert of_run(on_cpu, make_spec()).hardware == "EPYC, 8 cores"
 
 
 def test_a_price_makes_a_cost_of_the_hours(make_record: MakeRecord, make_spec: MakeSpec) -> None:

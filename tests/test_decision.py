@@ -1,6 +1,5 @@
 """The decision as one artefact: its sentences, its rows and the run that it names."""
 
-import json
 import math
 import shlex
 from pathlib import Path
@@ -9,9 +8,11 @@ import pytest
 import stores
 
 from harness import charts, decision, reproduce, wording
+from harness.decision import Decision
 from harness.recommend import Limits, recommend
 from harness.spec import load_study
 from harness.store import StudyStore
+from harness.summary import gather, summarise
 from harness.units import GIB
 
 
@@ -20,28 +21,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
     return stores.generate(tmp_path_factory.mktemp("results"), "study", 60, flavour="cuda")
 
 
+def of_study(store: StudyStore, limits: Limits) -> Decision:
+    evidence = gather(store, limits.metric)
+    return decision.make(store, evidence, summarise(store, evidence), limits)
+
+
 def test_its_sentences_are_those_of_the_recommendation(store: StudyStore) -> None:
     for limits in (Limits(), Limits(memory_bytes=24 * GIB, margin=0.05), Limits(hours=1e-9)):
-        said, found = decision.of_study(store, limits).recommendation, recommend(store, limits)
+        said, found = of_study(store, limits).recommendation, recommend(store, limits)
         assert (said.sentence, said.full_sentence, said.worth) == (found.sentence, found.full_sentence, found.worth)
 
 
 def test_rows_are_ranked_and_none_is_missing(store: StudyStore) -> None:
-    found = decision.of_study(store, Limits())
+    found = of_study(store, Limits())
     scored = [r.quality for r in found.rows if r.quality is not None]
     assert scored == sorted(scored, reverse=True)
     assert {r.arm for r in found.rows} == set(store.spec().arms)
-
-
-def test_it_is_strict_json(store: StudyStore) -> None:
-    def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is not JSON")
-
-    text = json.dumps(decision.of_study(store, Limits(memory_bytes=24 * GIB)).as_json())
-    read = json.loads(text, parse_constant=refuse)
-    assert read["schema"] == 1
-    assert read["limits"]["memory_bytes"] == 24 * GIB
-    assert read["recommendation"]["worth"] in {"yes", "no", "not shown"}
 
 
 def test_limits_are_said_and_given_as_options() -> None:
@@ -96,7 +91,7 @@ def test_an_interval_over_items_is_that_of_wilson() -> None:
 
 
 def test_a_quality_is_never_without_its_interval_or_the_reason(store: StudyStore) -> None:
-    found = decision.of_study(store, Limits())
+    found = of_study(store, Limits())
     for row in found.rows:
         said = wording.quality(row, found)
         assert row.quality is None or "[" in said or "one seed" in said
@@ -124,7 +119,7 @@ def test_the_command_makes_the_very_same_trial(store: StudyStore) -> None:
 
 
 def test_the_ranked_chart_keeps_the_baseline_and_the_one_to_use(store: StudyStore) -> None:
-    found = decision.of_study(store, Limits())
+    found = of_study(store, Limits())
     assert found.chosen is not None
     few = charts.ranked_frame(found, most=1)
     assert {found.baseline, found.chosen.arm} <= set(few["configuration"])

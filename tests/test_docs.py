@@ -1,5 +1,6 @@
 """The documentation says what the code does: names, keys, columns, commands, links and numbers are looked up in it."""
 
+import ast
 import contextlib
 import io
 import math
@@ -8,7 +9,7 @@ import shlex
 import tomllib
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,58 @@ def section_of(annotation: Any) -> Any:
     """Of a section that may be left out, the section."""
     options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else ()
     return next((a for a in options if isinstance(a, type) and issubclass(a, BaseModel)), annotation)
+
+
+def bound_keys(file: Path) -> Iterator[str]:
+    """The keys of the controls in a file of the dashboard that stand in the address of a page."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        given = {k.arg: k.value for k in call.keywords}
+        if isinstance(bind := given.get("bind"), ast.Constant) and bind.value == "query-params":
+            names = [name for name in ast.walk(given["key"]) if isinstance(name, ast.Name)]
+            values = values_of(names[0], parents, tree) if names else [""]
+            assert values, f"{file.name}: the key {ast.unparse(given['key'])} is not understood"
+            for value in values:
+                yield in_place(given["key"], value)
+
+
+def values_of(name: ast.Name, parents: dict[ast.AST, ast.AST], tree: ast.AST) -> list[str]:
+    """The words that a name takes: those of the loop around it, else those that its function is called with."""
+    node: ast.AST = name
+    while node in parents:
+        node = parents[node]
+        if isinstance(node, ast.For) and name.id in {n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)}:
+            named = {n.id for n in ast.walk(node.iter) if isinstance(n, ast.Name)}
+            tables = [
+                n.value for n in ast.walk(tree) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) in named
+            ]
+            keys = [key for table in tables if isinstance(table, ast.Dict) for key in table.keys]
+            return words([*ast.walk(node.iter), *keys])
+        if isinstance(node, ast.FunctionDef) and name.id in (parameters := [a.arg for a in node.args.args]):
+            place = parameters.index(name.id)
+            calls = [c for c in ast.walk(tree) if isinstance(c, ast.Call) and ast.unparse(c.func) == node.name]
+            return words([c.args[place] for c in calls])
+    return []
+
+
+def words(nodes: Iterable[ast.AST | None]) -> list[str]:
+    return [n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+
+
+def in_place(key: ast.expr, value: str) -> str:
+    """A key written as a word, as a name, or as an f-string around one."""
+    parts = key.values if isinstance(key, ast.JoinedStr) else [key]
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else value for part in parts)
+
+
+def test_every_control_in_the_address_of_a_page_is_documented_and_no_other() -> None:
+    rows = section(text("docs/dashboard.md"), "## What is in the address").splitlines()
+    documented = [name for row in rows if CELL.match(row) for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    bound = {key for file in (ROOT / "dashboard").rglob("*.py") for key in bound_keys(file)}
+    # a word, a parameter, a loop over words, an f-string in a loop over a table
+    assert {"study", "vram", "a", "b", "runs_status"} <= bound
+    assert sorted(documented) == sorted(bound)
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -305,6 +358,26 @@ def test_every_module_is_in_the_tree() -> None:
             assert f"  {path.name}/" in tree, path.name
         elif path.suffix == ".py" and path.name != "__init__.py":
             assert f"  {path.name} " in tree, path.name
+
+
+def test_every_part_of_the_dashboard_and_every_quantization_is_in_the_tree() -> None:
+    tree = section(text("docs/architecture.md"), "## The tree")
+    for path in (ROOT / "dashboard").iterdir():
+        if path.suffix in {".py", ".toml"} and path.name != "__init__.py":
+            assert f"  {path.name} " in tree, path.name
+        elif path.is_dir() and path.name != "__pycache__":
+            assert f"  {path.name}/" in tree, path.name
+    (line,) = (row for row in tree.splitlines() if row.startswith("  quantization/"))
+    for path in (ROOT / "harness" / "quantization").glob("[a-z]*.py"):
+        family = re.sub(r"(hqq|gptq)\d", r"\1", path.stem)
+        assert re.search(rf"\b{family}\b", line), path.stem
+
+
+def test_every_page_of_the_dashboard_is_described_with_a_picture() -> None:
+    reading = section(text("docs/dashboard.md"), "## How to read each page")
+    for path in (ROOT / "dashboard" / "app_pages").glob("[a-z]*.py"):
+        title = path.stem.replace("_", " ").replace("trade offs", "trade-offs").capitalize()
+        assert re.search(r"!\[[^\]]{20,}\]\(pictures/", section(reading, f"### {title}")), path.stem
 
 
 def test_exit_codes_are_those_of_the_command_line() -> None:

@@ -287,6 +287,17 @@ def test_a_result_of_another_form_is_named_with_the_reason(write: Write, changes
 # in the store
 
 
+def test_an_import_writes_nothing_while_another_command_has_the_study(write: Write, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    study = store.study(add(store, Peft().read(write())).spec.name)
+    before = (study.folder / "study.yaml").read_text()
+    newer = Peft().read(write(run_info__created_at="2027-01-01T00:00:00+00:00", train_info__total_time=3))
+    with study.alone(), pytest.raises(StoreError, match="another command"):
+        add(store, newer)
+    assert (len(study.records()), (study.folder / "study.yaml").read_text()) == (1, before)
+    assert len(add(store, newer).new) == 1
+
+
 def test_a_newer_result_of_a_known_run_is_its_next_attempt(write: Write, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     add(store, Peft().read(write()))

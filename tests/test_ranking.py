@@ -9,7 +9,6 @@ import pytest
 from harness.compare import Refused
 from harness.intervals import difference
 from harness.ranking import (
-    arms_by,
     best_probability,
     best_set,
     draws,
@@ -108,7 +107,6 @@ def test_probabilities_and_regret_of_three_draws() -> None:
     assert expected_regret(drawn) == pytest.approx([0.2, 0.1, 0.1])
     # the cheapest is always on the front; the second where it beats the first, the third where it beats both
     assert front_probability(drawn, [1, 2, 3]) == pytest.approx([1, 2 / 3, 1 / 3])
-    assert arms_by(["a", "b", "c"], expected_regret(drawn))["a"] == pytest.approx(0.2)
 
 
 def test_the_upper_bound_of_a_time_is_a_prediction() -> None:

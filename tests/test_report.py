@@ -251,6 +251,21 @@ def test_commands_in_a_report_do_not_tell_folders_of_the_machine() -> None:
     assert told == "harness study results/lab/study.yaml 'confirm.seeds=[101]'"
 
 
+def test_no_report_tells_the_folders_of_the_store(rented: Found, store: StudyStore) -> None:
+    evidence, summary, decision = rented
+    at = str(store.folder.parent)
+    command = f"harness next rented --run --store {at}"
+    told = replace(decision, next_command=command)
+    assert told.chosen is not None
+    assert at in (told.chosen.command or "")  # else nothing is left out below
+    for written in (report.html(evidence, summary, told), report.markdown(evidence, summary, told)):
+        assert at not in written
+    plain = json.loads(report.decision_json(told))
+    assert at not in json.dumps(plain)
+    assert plain["next_command"] == f"harness next rented --run --store {store.folder.parent.name}"
+    assert plain["chosen"]["command"].startswith(f"harness study {store.folder.parent.name}/rented/study.yaml ")
+
+
 def test_something_to_write_has_to_be_named(store: StudyStore, capsys: pytest.CaptureFixture[str]) -> None:
     at = ["--store", str(store.folder.parent)]
     code, _, err = ask(capsys, "report", "rented", *at)

@@ -8,7 +8,7 @@ import pytest
 
 from harness import sources
 from harness.errors import DataError, NotReady
-from harness.sources import find_data, find_model
+from harness.sources import bare, find_data, find_model
 from harness.spec import DataSource, ModelSource
 
 
@@ -55,6 +55,23 @@ def test_a_model_is_known_by_its_weights(tmp_path: Path) -> None:
 def test_data_that_is_neither_a_file_nor_a_hub_id_is_refused(path: str) -> None:
     with pytest.raises(DataError, match="no file"):
         find_data(DataSource(path=path))
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-hf"),
+        ("tiny", "tiny"),
+        ("/srv/ana/models/secret", "secret"),
+        ("~/models/mine", "mine"),
+        ("../rows.jsonl", "rows.jsonl"),
+        ("ana/rows.jsonl", "rows.jsonl"),  # the suffix makes it a file, the slash alone a hub id
+        ("runs/of/ana", "ana"),
+        (".", "."),
+    ],
+)
+def test_what_is_passed_on_tells_no_folders(name: str, told: str) -> None:
+    assert bare(name) == told
 
 
 def test_a_folder_or_an_unknown_suffix_is_no_data(tmp_path: Path) -> None:

@@ -59,15 +59,15 @@ def figures(decision: Decision) -> list[Figure]:
     chosen = decision.chosen
     if chosen is None:
         return []
-    row = next(r for r in decision.rows if r.arm == chosen.arm)
+    row, base = decision.row(chosen.arm), decision.row(decision.baseline)
     own = chosen.arm == decision.baseline
     against = f"against {decision.baseline if len(decision.baseline) < LONG else 'the baseline'}"
-    apart = not own and chosen.difference is not None
+    apart = not own and row.difference is not None
     return [
         Figure(
             f"Quality of {chosen.arm}",
             metrics.score(row.quality, decision.metric),
-            difference(chosen.difference, decision) if apart else None,
+            difference(row.difference, decision) if apart else None,
             against if apart else spread(row, decision) or None,
             _quality_color(decision),
             f"{quality_title(decision)}: {quality(row, decision)}, {_mean(row.seeds)}. Below: the "
@@ -75,30 +75,28 @@ def figures(decision: Decision) -> list[Figure]:
         ),
         Figure(
             "Peak memory",
-            size(chosen.peak_bytes),
-            *_against(chosen.peak_bytes, chosen.baseline_peak_bytes, None if own else against),
+            size(row.peak_bytes),
+            *_against(row.peak_bytes, base.peak_bytes, None if own else against),
             "Of a training step: what the allocator held on a GPU, tensors by kind on a CPU.",
         ),
         Figure(
             "Time of a run",
-            duration(chosen.seconds),
-            *_against(chosen.seconds, chosen.baseline_seconds, None if own else against),
+            duration(row.seconds),
+            *_against(row.seconds, base.seconds, None if own else against),
             "Wall clock of a whole run, evaluation included, mean over seeds.",
         ),
-        _money(decision, row, None if own else against),
+        _money(decision, row, base, None if own else against),
     ]
 
 
-def _money(decision: Decision, row: Row, against: str | None) -> Figure:
+def _money(decision: Decision, row: Row, base: Row, against: str | None) -> Figure:
     """What a run costs where there is a price, else the time that finding the configuration took."""
-    chosen = decision.chosen
-    assert chosen is not None
     if decision.per_hour is None:
         words = "Tuning, confirmation and failures of this configuration here. A price per hour turns it into money."
         included = "tuning not known" if decision.origin else "tuning included"
         return Figure("Finding it took", duration(row.spent_seconds), None, included, "off", words)
     words = "Hours of a run over the share of runs that succeed, times the price of an hour."
-    compared = _against(chosen.cost, chosen.baseline_cost, against)
+    compared = _against(row.cost, base.cost, against)
     return Figure("Cost of a run", money(row.cost, decision.currency), *compared, words)
 
 
@@ -123,7 +121,7 @@ def _mean(count: int) -> str:
 
 
 def _quality_color(decision: Decision) -> str:
-    interval = decision.chosen.difference if decision.chosen else None
+    interval = decision.row(decision.chosen.arm).difference if decision.chosen else None
     if interval is None or interval.low <= 0 <= interval.high:
         return "off"
     return "normal" if decision.higher_is_better else "inverse"

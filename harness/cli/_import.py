@@ -1,5 +1,6 @@
 """What was read of another program, put into the store beside what is there already."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -28,22 +29,33 @@ def add(store: Store, found: Imported, name: str | None = None) -> Added:
 
     Raises:
         SpecError: a study cannot be called that.
-        StoreError: the store holds another question under this name, or an arm of the same name with other settings.
+        StoreError: the store holds another question under this name, or an arm of the same name with other settings,
+            or another command is writing this study.
     """
     spec = found.spec if name is None else _named(found.spec, name)
-    if spec.name in store.studies():
-        spec = _joined(store.study(spec.name).spec(), spec)
-    study = store.open(spec)
-    there = {r.trial_id: r for r in study.records()}
+    there = spec.name in store.studies()
+    study = store.study(spec.name) if there else store.open(spec)
+    with study.alone():
+        if there:
+            spec = _joined(study.spec(), spec)
+            study = store.open(spec)
+        new = _newer(found.records, study.records(), spec)
+        for record in new:
+            study.write(record)
+    return Added(spec, new, len(found.records) - len(new))
+
+
+def _newer(found: Sequence[Record], there: Sequence[Record], spec: StudySpec) -> list[Record]:
+    """What is not there yet, and newer results of what is as its next attempt."""
+    by_id = {r.trial_id: r for r in there}
     new = []
-    for record in found.records:
-        known = there.get(record.trial_id)
+    for record in found:
+        known = by_id.get(record.trial_id)
         if known is None or record.started_at > known.started_at:
             trial = record.trial.model_copy(update={"study": spec.name})
             attempt = 1 if known is None else known.attempt + 1
             new.append(record.model_copy(update={"trial": trial, "attempt": attempt}))
-            study.write(new[-1])
-    return Added(spec, new, len(found.records) - len(new))
+    return new
 
 
 def _named(spec: StudySpec, name: str) -> StudySpec:

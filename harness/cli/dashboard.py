@@ -40,7 +40,7 @@ def command(port: int | None, opens: bool | None, store: Path) -> NoReturn:
     click.echo(f"http://127.0.0.1:{listening}  (results in {store}; Ctrl-C ends it)", err=True)
     sys.stderr.flush()
     os.dup2(2, 1)  # what the server says is no result
-    words = [sys.executable, str(SERVER), str(store.resolve()), str(listening), *(["open"] if opens else [])]
+    words = [sys.executable, "-P", str(SERVER), str(store.resolve()), str(listening), *(["open"] if opens else [])]
     os.execv(sys.executable, words)  # noqa: S606  # from here on the process is the server, so that a signal ends it
 
 

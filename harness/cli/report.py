@@ -9,7 +9,6 @@ from harness.cli._options import limit_options, only, store_option
 
 if TYPE_CHECKING:
     from harness.recommend import Limits
-    from harness.store import Store
 
 STDOUT = "-"
 
@@ -44,7 +43,7 @@ def command(
         raise click.UsageError("nothing to write: name --html FILE, --md [FILE] or --json FILE")
     if md is not None and study is None and md in results.studies():
         raise click.UsageError(f"--md {md} would write a file of that name; put the study first: report {md} --md")
-    _may_be_written(results, {"--html": html, "--md": md, "--json": json_})
+    _may_be_written({"--html": html, "--md": md, "--json": json_})
     one = results.study(study or only(results.studies(), store))
     evidence = gather(one, limits.metric)
     summary = summarise(one, evidence)
@@ -58,7 +57,7 @@ def command(
     return 0
 
 
-def _may_be_written(results: "Store", outputs: dict[str, str | None]) -> None:
+def _may_be_written(outputs: dict[str, str | None]) -> None:
     """Raises SpecError where a file is there that is none of ours, before anything is read or written."""
     from harness.errors import SpecError
     from harness.report import HTML_MARK, JSON_MARK, MD_MARK

@@ -18,6 +18,7 @@ import pandas as pd
 
 from harness.interfaces import Job, Tracker
 from harness.record import Record, Step
+from harness.sources import bare
 from harness.store import StudyStore
 from harness.trial import Trial
 
@@ -229,9 +230,7 @@ def _question(trial: Trial, attempt: int) -> dict[str, Any]:
     """What is known before the trial runs. Group and job type are repeated: they are not columns everywhere in W&B."""
     config = trial.model_dump(mode="json", exclude={"keep_model"})
     for source, key in (("model", "id"), ("data", "path")):
-        named = config["controls"][source]
-        if Path(named[key]).is_absolute():  # the folders above it are this user's own business
-            named[key] = Path(named[key]).name
+        config["controls"][source][key] = bare(config["controls"][source][key])  # the folders are the user's business
     return {
         **config,
         "job_type": trial.arm,
