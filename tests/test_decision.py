@@ -48,14 +48,13 @@ def test_limits_are_said_and_given_as_options() -> None:
     assert decision.flags(limits) == flags
 
 
-@pytest.mark.parametrize("vram", ["24", "23.7", "0.1", "1000", "23.699999999"])
+@pytest.mark.parametrize("vram", ["24", "23.7", "0.1", "1000", "23.7000001"])
 @pytest.mark.parametrize("number", ["0.1", "2", "1e-07", "0.333333333333333", "0.12345678901234567", "1234567.875"])
 def test_limits_that_are_written_are_read_as_the_same(vram: str, number: str) -> None:
     limits = Limits(memory_bytes=int(float(vram) * GIB), hours=float(number), margin=float(number))
     written = decision.limits_written(limits)
-    assert int(float(written["vram"]) * GIB) == limits.memory_bytes
+    assert written["vram"] == vram
     assert (float(written["hours"]), float(written["margin"])) == (limits.hours, limits.margin)
-    assert len(written["vram"]) <= len(vram)
 
 
 def test_a_command_is_whole_wherever_the_results_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -159,6 +159,11 @@ def test_limits_come_first(fill: Fill, make_record: MakeRecord) -> None:
     assert "the only configuration within the limits" in strict.sentence
 
 
+def test_of_one_run_there_is_no_bound_of_its_time(fill: Fill) -> None:
+    alone = recommend(fill({"full": 0.9, "lora": 0.9}, {"full": 1, "lora": 1}), Limits(hours=1.0))
+    assert {c.arm: c.why for c in alone.candidates} == dict.fromkeys(("full", "lora"), "one run: no bound of its time")
+
+
 def test_arms_beyond_the_limits_do_not_stand_in_the_way_of_those_within(fill: Fill, make_record: MakeRecord) -> None:
     store = fill({"full": 0.95, "lora": 0.2})
     peaks = {c.arm: c.peak_bytes for c in recommend(store, Limits()).candidates}
