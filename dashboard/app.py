@@ -5,8 +5,10 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard import shared
+from harness import reproduce
 from harness.errors import HarnessError
 from harness.store import Store
+from harness.wording import about
 
 HERE = Path(__file__).resolve().parent
 
@@ -50,6 +52,8 @@ def main() -> None:
     try:
         shared.controls()
         _watch(str(st.session_state["study"]))
+        view = shared.current()
+        st.caption(shared.plain(" · ".join(about(view.evidence, view.decision))))
         page.run()
         _left_out()
     except HarnessError as error:
@@ -78,13 +82,11 @@ def _watch(study: str) -> None:
 
 def _empty() -> None:
     st.header("No results yet")
-    st.text(f"The store {shared.root()} holds no study. These fill it:")
-    st.code(
-        f"harness study tiny-methods --store {shared.root()}    # on any machine, minutes\n"
-        f"harness import peft PATH --store {shared.root()}      # PEFT's published results",
-        language=None,
-        wrap_lines=True,
-    )
+    st.text(f"The store {shared.root()} holds no study. On any machine this makes one in minutes:")
+    st.code(reproduce.preset("tiny-methods", shared.root()), language=None, wrap_lines=True)
+    st.text("Or take in what others have published, such as the results of PEFT, where PATH is the folder they are in:")
+    st.code(reproduce.bring("PEFT", shared.root()), language=None, wrap_lines=True)
 
 
-main()
+if __name__ == "__main__":  # as Streamlit runs it
+    main()

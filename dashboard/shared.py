@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import streamlit as st
 
-from harness.decision import Decision, make
+from harness.decision import Decision, limits_written, make
 from harness.errors import HarnessError
 from harness.recommend import Limits
 from harness.store import Store, StudyStore
@@ -20,7 +20,10 @@ REFRESH = "5s"
 """How often a page looks whether results were added."""
 
 KEPT = 12
-"""Studies and metrics that are kept in memory."""
+"""Studies and metrics that are kept in memory, each at its newest version."""
+
+KEYS = {"per-hour": "rate"}
+"""What a limit is called in the address, where that is not the name of its option."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,6 @@ class View:
     evidence: Evidence
     summary: Summary
     decision: Decision
-    limits: Limits
 
 
 def root() -> Path:
@@ -50,20 +52,23 @@ def controls() -> None:
     with st.sidebar:
         forget_unknown("study", names)
         st.selectbox("Study", names, index=names.index(_latest(names)), key="study", bind="query-params")
-        view_of = opened(str(st.session_state["study"]))
-        spec = view_of.spec()
+        store = opened(str(st.session_state["study"]))
+        spec = store.spec()
+        records = _evidence(str(store.folder), store.version(), None).records
+        own_metric = primary_metric(spec, records)
+        known = list(dict.fromkeys([own_metric, *metrics(records)]))
+        _forget_defaults(_Defaults(store.folder.name, own_metric, spec.prices.currency))
         st.subheader("Limits", help="A configuration beyond one of them is no choice. Empty: no limit.")
         _number("vram", "GPU memory (GiB)", "A run's peak with 5 % to spare must fit.")
         _number("hours", "Hours per run", "Upper prediction bound of one run.")
         _number("money", f"Money per run ({spec.prices.currency})", "Failed runs priced in. Needs a price per hour.")
         _number("rate", f"Price per hour ({spec.prices.currency})", "Of the device that runs.", spec.prices.per_hour)
         st.subheader("What counts")
-        records = _evidence(str(view_of.folder), view_of.version(), None).records
-        own = primary_metric(spec, records)
-        known = list(dict.fromkeys([own, *metrics(records)]))
         forget_unknown("metric", known)
         st.selectbox("Metric", known, key="metric", bind="query-params")  # a format would stand in the address
-        declared = spec.objective.margin if st.session_state["metric"] == own else 0.0
+        metric = str(st.session_state["metric"])
+        _forget_units(metric)
+        declared = spec.objective.margin if metric == own_metric else 0.0
         _number("margin", "Margin", "Differences up to this do not matter, in units of the metric.", declared)
         _number("quality", "Least quality", "A configuration must be shown to reach it, in units of the metric.")
 
@@ -88,12 +93,12 @@ def current() -> View:
         hours=state.get("hours") or None,
         money=state.get("money") or None,
         quality=state.get("quality"),
-        margin=None if state.get("margin") in {None, evidence.margin} else state["margin"],
+        margin=None if state.get("margin") == evidence.margin else state.get("margin"),
         metric=evidence.metric if evidence.chosen else None,
-        per_hour=None if state.get("rate") in {None, spec.prices.per_hour} else state["rate"],
+        per_hour=None if state.get("rate") == spec.prices.per_hour else state.get("rate"),
     )
     decision = _decision(str(store.folder), seen, limits)
-    return View(store, seen, evidence, summary, decision, limits)
+    return View(store, seen, evidence, summary, decision)
 
 
 def opened(study: str) -> StudyStore:
@@ -108,18 +113,8 @@ def unreadable(view: View) -> list[str]:
 
 def asked(view: View) -> dict[str, str]:
     """Study and limits as they stand in an address, every value spelled out: what a link carries along."""
-    limits = view.limits
-    values = {
-        "study": view.store.folder.name,
-        "vram": None if limits.memory_bytes is None else f"{limits.memory_bytes / GIB:g}",
-        "hours": limits.hours,
-        "money": limits.money,
-        "rate": limits.per_hour,
-        "metric": limits.metric,
-        "margin": limits.margin,
-        "quality": limits.quality,
-    }
-    return {name: str(value) for name, value in values.items() if value is not None}
+    written = limits_written(view.decision.limits)
+    return {"study": view.store.folder.name, **{KEYS.get(name, name): text for name, text in written.items()}}
 
 
 def link(view: View) -> str:
@@ -151,9 +146,9 @@ def warm() -> None:
             _decision(str(store.folder), store.version(), Limits())
 
 
-def own(folder: str, version: str) -> tuple[Evidence, list[str]]:
-    """What was gathered on the study's own metric, with the caveats of its summary."""
-    return _evidence(folder, version, None), _summary(folder, version, None).caveats
+def own_results(folder: str, version: str) -> tuple[Evidence, Summary]:
+    """What a study shows on its own metric, whatever the side bar says."""
+    return _evidence(folder, version, None), _summary(folder, version, None)
 
 
 def plain(text: str) -> str:
@@ -178,8 +173,24 @@ def _at(folder: str) -> StudyStore:
     return StudyStore(Path(folder), lenient=True)
 
 
-@st.cache_resource(max_entries=KEPT, show_spinner="Reading results")
+@st.cache_resource(max_entries=1, show_spinner=False)
+def _newest() -> dict[tuple[str, str | None], str]:
+    """The version at which a study was last read on a metric."""
+    return {}
+
+
 def _evidence(folder: str, version: str, metric: str | None) -> Evidence:
+    """What was gathered at a version. An older one goes: while a study runs, each of its runs makes a new one."""
+    older = _newest().get((folder, metric), version)
+    _newest()[folder, metric] = version
+    if older != version:
+        _gathered.clear(folder, older, metric)
+        _summary.clear(folder, older, metric)
+    return _gathered(folder, version, metric)
+
+
+@st.cache_resource(max_entries=KEPT, show_spinner="Reading results")
+def _gathered(folder: str, version: str, metric: str | None) -> Evidence:
     return gather(_at(folder), metric)
 
 
@@ -204,5 +215,42 @@ def _latest(names: list[str]) -> str:
     return max(names, key=changed)
 
 
-def _number(key: str, label: str, words: str, value: float | None = None) -> None:
-    st.number_input(label, min_value=0.0, value=value, key=key, bind="query-params", help=words, format="%g", step=None)
+@dataclass(frozen=True)
+class _Defaults:
+    """What a study brings to the side bar, and the next one does not share."""
+
+    study: str
+    metric: str
+    currency: str
+
+
+def _forget_defaults(now: _Defaults) -> None:
+    """What was said of the study shown before is not said of this one: its own metric, and what an hour costs."""
+    state = st.session_state
+    before = state.get("defaults", now)
+    state["defaults"] = now
+    if before.study == now.study:
+        return
+    if state.get("metric") == before.metric:
+        state["metric"] = now.metric
+    for key in ("rate", *(["money"] if before.currency != now.currency else [])):
+        state[key] = None
+
+
+def _forget_units(metric: str) -> None:
+    """Margin and least quality are in units of the metric, and mean nothing in those of another one."""
+    state = st.session_state
+    if state.get("judged_by", metric) != metric:
+        state["margin"] = state["quality"] = None
+    state["judged_by"] = metric
+
+
+def _number(key: str, label: str, words: str, own: float | None = None) -> None:
+    """A limit; the study's own is written faintly and counts while nothing is typed.
+
+    It is no value of the input: that one would stay when the next study is shown.
+    """
+    st.number_input(
+        label, min_value=0.0, value=None, key=key, bind="query-params", help=words, format="%g", step=None,
+        placeholder=None if own is None else f"{own:g}",
+    )  # fmt: skip

@@ -439,7 +439,7 @@ def _finding(
     found = _compared(case, measure, _scores(case, measure, examples))
     if found is None or not found.verdicts:
         missing = case.reference if found is None else "another bit-width"
-        text = f"Not enough data: {missing} is not measured yet. Go on with: harness study {evidence.spec.name}"
+        text = f"Not enough data: {missing} is not measured yet."
         return Finding(measure, found, "open", None, text, [], [])
     widest = bits[case.reference] or 0.0
     narrower = [v for v in found.verdicts if (b := bits[v.arm]) is not None and b < widest]

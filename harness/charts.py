@@ -12,11 +12,7 @@ import pandas as pd
 
 from harness.decision import Decision, Row
 from harness.trade_offs import TradeOff
-from harness.wording import cost_text, cost_unit
-from harness.wording import difference as difference
-from harness.wording import quality as quality
-from harness.wording import quality_title as quality_title
-from harness.wording import scaled as scaled
+from harness.wording import cost_text, cost_unit, over, quality, quality_title, scaled
 
 # Okabe and Ito (2008): told apart with every common colour blindness. Brighter ones where the page is dark.
 LIGHT = ["#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#CC79A7", "#E69F00", "#56B4E9", "#5B4FA8"]
@@ -70,9 +66,7 @@ def ranked_frame(decision: Decision, most: int | None = None) -> pd.DataFrame:
                 "quality": scaled(row.quality, decision),
                 "low": scaled(row.low, decision),
                 "high": scaled(row.high, decision),
-                "interval over": {"seeds": f"{row.seeds} seeds", "items": "items, one seed", "none": "one seed"}[
-                    row.spread
-                ],
+                "interval over": over(row),
                 "role": role(row, decision),
             }
             for row in rows
@@ -81,8 +75,10 @@ def ranked_frame(decision: Decision, most: int | None = None) -> pd.DataFrame:
     )
 
 
-def ranked(decision: Decision, most: int | None = None) -> Chart | None:
+def ranked(decision: Decision, most: int | None = None, label_limit: int = 190) -> Chart | None:
     """Every configuration with its interval, the best on top; the baseline's mean and the margin around it.
+
+    Names are cut at `label_limit` pixels.
 
     None before anything was scored.
     """
@@ -92,7 +88,9 @@ def ranked(decision: Decision, most: int | None = None) -> Chart | None:
     order = list(frame["configuration"])
     title = quality_title(decision)
     color, shape = by_role(frame)
-    y = alt.Y("configuration:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False, labelLimit=190, grid=False))
+    y = alt.Y(
+        "configuration:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False, labelLimit=label_limit, grid=False)
+    )
     x = alt.X("quality:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6))
     tips = [
         alt.Tooltip("configuration:N", title="Configuration"),
@@ -168,9 +166,7 @@ def trade_off_frame(found: TradeOff, decision: Decision) -> pd.DataFrame:
                 "quality": scaled(p.quality, decision),
                 "low": scaled(p.low, decision),
                 "high": scaled(p.high, decision),
-                "interval over": {"seeds": f"{p.seeds} seeds", "items": "items, one seed", "none": "one seed"}[
-                    p.spread
-                ],
+                "interval over": over(p),
                 "role": role(by_arm[p.arm], decision),
                 "place": p.place,
             }

@@ -18,7 +18,7 @@ from harness.record import NO_ROOM, Record
 from harness.spec import Scalar
 from harness.store import StudyStore
 from harness.summary import ArmRow, Evidence, Summary, score_name
-from harness.units import GIB, SHARES, is_share
+from harness.units import GIB, SHARES, money
 
 Standing = Literal["fits", "over a limit", "out of memory", "not known"]
 """How a configuration stands: within the limits, beyond one, without room for a single run, or not to be judged."""
@@ -27,6 +27,9 @@ COUNTED = SHARES - {"f1"}
 """Shares that count items, so that items alone have a binomial interval."""
 
 Spread = Literal["seeds", "items", "none"]
+
+DIGITS = range(6, 18)
+"""Significant ones of a limit as it is written: 17 tell any two numbers apart."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,8 @@ class Decision:
     next_command: str | None
     held_back: list[str]
     """What a reader has to know before trusting it."""
-
-    @property
-    def percent(self) -> bool:
-        """Whether the metric is a share, shown in percent."""
-        return is_share(self.metric)
+    comparison: Comparison | None
+    """With the baseline, at the margin; the rows have its intervals, so that no file does."""
 
     def row(self, arm: str) -> Row:
         """One configuration, which a study has by this name."""
@@ -124,6 +124,7 @@ class Decision:
     def as_json(self) -> dict[str, Any]:
         """The file `decision.json`; its schema is in docs/dashboard.md."""
         plain = asdict(self)
+        del plain["comparison"]
         plain["as_of"] = self.as_of.isoformat() if self.as_of else None
         return {"schema": 1, "harness": __version__, **plain}
 
@@ -131,9 +132,9 @@ class Decision:
 def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits) -> Decision:
     """Decide from what was gathered, for several limits in turn."""
     spec = evidence.spec
-    found = decide(evidence, summary, limits)
     margin = evidence.margin if limits.margin is None else limits.margin
     comparison = evidence.against(spec.baseline, list(spec.arms), margin)
+    found = decide(evidence, summary, limits, comparison)
     by_arm = {row.arm: row for row in summary.arms}
     rows = [_row(c, by_arm[c.arm], evidence, comparison) for c in found.candidates]
     sign = -1 if evidence.higher_is_better else 1
@@ -157,6 +158,7 @@ def make(store: StudyStore, evidence: Evidence, summary: Summary, limits: Limits
         to_settle=[*_before_any_verdict(evidence, found), *to_settle(found, summary, spec.prices.currency)],
         next_command=_next_command(store, evidence, found),
         held_back=[*(["Exploratory: decided after the study began."] if found.exploratory else []), *summary.caveats],
+        comparison=comparison,
     )
 
 
@@ -165,29 +167,41 @@ def limits_said(limits: Limits, currency: str) -> str:
     said = [
         *([f"{limits.memory_bytes / GIB:g} GiB of GPU memory"] if limits.memory_bytes is not None else []),
         *([f"{limits.hours:g} h per run"] if limits.hours is not None else []),
-        *([f"{currency}{limits.money:g} per run"] if limits.money is not None else []),
+        *([f"{money(limits.money, currency)} per run"] if limits.money is not None else []),
         *([f"quality of at least {limits.quality:g}"] if limits.quality is not None else []),
     ]
     return ", ".join(said) or "no limits"
 
 
+def limits_written(limits: Limits) -> dict[str, str]:
+    """The limits that are set, by the name of their option; what is read from the text is the same limit again."""
+    written = {
+        "vram": None if limits.memory_bytes is None else _gibibytes(limits.memory_bytes),
+        "hours": _shortest(limits.hours),
+        "money": _shortest(limits.money),
+        "quality": _shortest(limits.quality),
+        "margin": _shortest(limits.margin),
+        "metric": limits.metric,
+        "per-hour": _shortest(limits.per_hour),
+    }
+    return {name: text for name, text in written.items() if text is not None}
+
+
 def flags(limits: Limits) -> list[str]:
     """The same limits as options of `harness recommend` and `harness report`."""
-    values = {
-        "--vram": None if limits.memory_bytes is None else limits.memory_bytes / GIB,
-        "--hours": limits.hours,
-        "--money": limits.money,
-        "--quality": limits.quality,
-        "--margin": limits.margin,
-        "--metric": limits.metric,
-        "--per-hour": limits.per_hour,
-    }
-    return [
-        word
-        for name, value in values.items()
-        if value is not None
-        for word in (name, f"{value:g}" if isinstance(value, float) else str(value))
-    ]
+    return [word for name, text in limits_written(limits).items() for word in (f"--{name}", text)]
+
+
+def _shortest(value: float | None) -> str | None:
+    """`24`, `0.0123456789`: as many digits as it takes to read the same number again."""
+    if value is None:
+        return None
+    return next(text for digits in DIGITS if float(text := f"{value:.{digits}g}") == value)
+
+
+def _gibibytes(bytes_: int) -> str:
+    """As many digits as it takes to read the same bytes again."""
+    return next(text for digits in DIGITS if int(float(text := f"{bytes_ / GIB:.{digits}g}") * GIB) == bytes_)
 
 
 def told_apart(comparison: Comparison | None, baseline: str) -> str:
@@ -223,12 +237,12 @@ def _before_any_verdict(evidence: Evidence, found: Recommendation) -> list[str]:
 
 def _next_command(store: StudyStore, evidence: Evidence, found: Recommendation) -> str | None:
     """What to run next: the declared runs that are left, else what `harness next` would add."""
-    if evidence.elsewhere:
+    if evidence.spec.origin is not None:
         return None
     if evidence.early or not evidence.runs:
-        return f"harness study {store.folder / 'study.yaml'} --store {store.folder.parent}"
+        return reproduce.study(store)
     added = [s for s in found.settling if s.against == evidence.spec.baseline]
-    return f"harness next {store.folder.name} --run --store {store.folder.parent}" if added else None
+    return reproduce.settle(store) if added else None
 
 
 def to_settle(found: Recommendation, summary: Summary, currency: str) -> list[str]:
@@ -239,7 +253,7 @@ def to_settle(found: Recommendation, summary: Summary, currency: str) -> list[st
     for s in found.settling:
         arm = s.arm if s.against == baseline else f"{s.arm} against {s.against}"
         more = f" and {s.items} items" if s.items > items else ""
-        cost = f", {currency}{s.cost:.2f}" if s.cost is not None else ""
+        cost = f", {money(s.cost, currency)}" if s.cost is not None else ""
         runs = f"{s.seeds} seeds per arm{more}, {s.runs} more runs, {s.hours:.2f} h{cost}"
         lines.append(f"{arm}: {runs}; a chance of {s.chance:.0%}")
     close = "too close to call with a sensible number of runs"
@@ -314,5 +328,5 @@ def _chosen(found: Recommendation, evidence: Evidence, folder: Path) -> Chosen |
         params=run.trial.params,
         micro_batch=run.trial.training.per_pass,
         adapter=run.adapter_path,
-        command=None if evidence.spec.origin else reproduce.command(run, evidence.spec, folder / "study.yaml"),
+        command=reproduce.command(run, evidence.spec, folder / "study.yaml"),
     )

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from harness import __version__
+from harness.units import size
 
 PACKAGES = (
     "torch", "transformers", "peft", "bitsandbytes", "hqq", "torchao", "gptqmodel", "trl", "accelerate", "datasets",
@@ -47,17 +48,21 @@ def describe() -> dict[str, Any]:
 
 
 def described(environment: Mapping[str, Any]) -> str:
-    """The hardware of a record's `environment` in words: GPUs of one kind counted together, then the CPU."""
-    gpus = Counter(f"{g.get('name', 'GPU')}{_driver(g)}" for g in environment.get("gpus") or [])
+    """The hardware of `describe()`, in words: `2 x A100 (80.0 GiB, driver 550.54); EPYC 7763, 64 cores`."""
+    gpus = Counter(_gpu(gpu) for gpu in environment.get("gpus") or [])
     parts = [f"{n} x {name}" if n > 1 else name for name, n in gpus.items()]
-    cpu, cores = environment.get("cpu"), environment.get("cores")
-    if cpu:
+    if cpu := environment.get("cpu"):
+        cores = environment.get("cores")
         parts.append(f"{cpu}, {cores} cores" if cores else str(cpu))
     return "; ".join(parts) or "not known"
 
 
-def _driver(gpu: Mapping[str, Any]) -> str:
-    return f" (driver {gpu['driver']})" if gpu.get("driver") else ""
+def _gpu(gpu: Mapping[str, Any]) -> str:
+    known = [
+        *([size(gpu["memory_bytes"])] if gpu.get("memory_bytes") else []),
+        *([f"driver {gpu['driver']}"] if gpu.get("driver") else []),
+    ]
+    return f"{gpu.get('name', 'GPU')}" + (f" ({', '.join(known)})" if known else "")
 
 
 def package_version(package: str) -> str | None:

@@ -8,11 +8,12 @@ this is expected to lose.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from harness.compare import Refused, Verdict
+from harness.compare import Comparison, Refused, Verdict
 from harness.power import decidable_gap, settle
 from harness.ranking import (
     best_probability,
@@ -27,7 +28,7 @@ from harness.record import NO_ROOM, outcomes
 from harness.spec import Prices, StudySpec
 from harness.store import StudyStore
 from harness.summary import ArmRow, Evidence, Summary, gather, summarise
-from harness.units import duration, money
+from harness.units import amount
 
 Feasible = Literal["yes", "no", "unknown"]
 Worth = Literal["yes", "no", "not shown"]
@@ -35,10 +36,7 @@ Worth = Literal["yes", "no", "not shown"]
 FEW = 4
 """Arms that are named one by one."""
 
-UNKNOWN = {"memory": "peak memory not measured", "hours": "one run: no bound of its time", "money": "no price per hour"}
-"""Why an arm cannot be held against a limit."""
-
-HEADROOM = 1.05
+SPARE = 1.05
 """A run's peak times this must fit: the same batch does not always land on the same fragments."""
 
 
@@ -137,14 +135,20 @@ def recommend(store: StudyStore, limits: Limits) -> Recommendation:
     return decide(evidence, summarise(store, evidence), limits)
 
 
-def decide(evidence: Evidence, summary: Summary, limits: Limits) -> Recommendation:
-    """The same from what was gathered, for several limits in turn."""
+def decide(
+    evidence: Evidence, summary: Summary, limits: Limits, comparison: Comparison | None = None
+) -> Recommendation:
+    """The same from what was gathered, for several limits in turn.
+
+    Args:
+        comparison: of all arms with the baseline at the margin of the limits, where it was made before.
+    """
     spec = _priced(evidence.spec, limits.per_hour)
     evidence = replace(evidence, spec=spec)
     margin = evidence.margin if limits.margin is None else limits.margin
     candidates = _candidates(evidence, summary, limits, margin)
     fitting = [c for c in candidates if c.feasible == "yes" and c.quality is not None]
-    comparison = evidence.against(spec.baseline, list(spec.arms), margin)
+    comparison = comparison or evidence.against(spec.baseline, list(spec.arms), margin)
     verdicts = comparison.verdicts if comparison else []
     better = evidence.higher_is_better
     chosen, answer = _choose(fitting, evidence.refusal, margin, better)
@@ -250,14 +254,15 @@ def _within_limits(
         if not ends or any(status not in NO_ROOM for status in ends):
             return "unknown", "no confirmed run"
         return "no", "out of memory" if "out_of_memory" in ends else "forecast not to fit"
+    priced = evidence.spec.prices.per_hour is not None
     checks: list[tuple[str, float | None, float | None]] = [
-        ("memory", row.peak_bytes * HEADROOM if row.peak_bytes else None, limits.memory_bytes),
+        ("memory", row.peak_bytes * SPARE if row.peak_bytes else None, limits.memory_bytes),
         ("hours", hours, limits.hours),
-        ("money", cost if evidence.spec.prices.per_hour is not None else None, limits.money),
+        ("money", cost if priced else None, limits.money),
     ]
     for name, value, limit in checks:
         if limit is not None and value is None:
-            return "unknown", UNKNOWN[name]
+            return "unknown", _unknown(name, row, priced=priced)
         if limit is not None and value is not None and value > limit:
             return "no", f"{name} over the limit"
     if limits.quality is not None:
@@ -267,6 +272,13 @@ def _within_limits(
         if (reached < limits.quality) if evidence.higher_is_better else (reached > limits.quality):
             return "no", "quality not shown to reach the limit"
     return "yes", None
+
+
+def _unknown(name: str, row: ArmRow, *, priced: bool) -> str:
+    """Why an arm cannot be held against a limit."""
+    if name == "money" and not priced:
+        return "no price per hour"
+    return "one run: no bound of its time" if name == "hours" and len(row.run_seconds) == 1 else f"{name} not measured"
 
 
 def _choose(
@@ -430,25 +442,21 @@ def _details(
         cheapest = len(scored) > 1 and min(scored, key=_price).arm == baseline
         return [f"{baseline} is not the dear one here: no other configuration costs less per run"] if cheapest else []
     gain = (own.quality - chosen.quality) * (1 if better else -1)
+    said = partial(amount, per_hour=prices.per_hour, currency=prices.currency)
     lines = []
     if own.run_cost is not None and chosen.run_cost is not None:
         dearer = own.run_cost - chosen.run_cost
         worth = break_even(dearer, gain)
         if dearer > 0 and worth is not None:
-            more, least = _amount(dearer, prices), _amount(worth, prices)
+            more, least = said(dearer), said(worth)
             text = f"{baseline} costs {more} more per run and pays when 0.01 is worth over {least}"
             if prices.value_per_point is not None and prices.per_hour is not None:
                 pays = "it pays" if prices.value_per_point > worth else "it does not"
                 text += f" (you say {prices.value_per_point:g}: {pays})"
             lines.append(text)
         elif dearer <= 0:
-            lines.append(f"{baseline} costs no more per run than {chosen.arm} here ({_amount(-dearer, prices)} less)")
+            lines.append(f"{baseline} costs no more per run than {chosen.arm} here ({said(-dearer)} less)")
     return lines
-
-
-def _amount(value: float, prices: Prices) -> str:
-    """Money where there is a price, else the time that it takes."""
-    return duration(3600 * value) if prices.per_hour is None else money(value, prices.currency)
 
 
 def _by_means(fitting: Sequence[Candidate], margin: float, better: bool) -> Candidate:

@@ -5,35 +5,20 @@ import json
 import math
 import re
 import shlex
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cache
 from html import escape
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from harness import __version__
-from harness.decision import Decision, Row, flags, limits_said
+from harness.content import Runs, along_memory, content_of, without_folders
+from harness.decision import Decision
 from harness.errors import NotReady
-from harness.record import Record
-from harness.sources import bare
-from harness.summary import Evidence, Summary, peak_bytes
-from harness.trade_offs import TradeOff, along, axes
-from harness.units import duration, energy, money, size
-from harness.wording import (
-    difference,
-    margin,
-    quality,
-    quality_title,
-    run_time,
-    scaled,
-    trade_off_findings,
-    trade_off_reading,
-)
+from harness.summary import Evidence, Summary
+from harness.wording import ranked_reading, trade_off_reading
 
 if TYPE_CHECKING:
     from harness.charts import Chart
@@ -42,59 +27,10 @@ HTML_MARK = '<meta name="generator" content="harness report">'
 MD_MARK = "<!-- harness report -->"
 JSON_MARK = '"harness": '
 """By these a file is known to have been written here, so that it may be written again."""
-
 WIDE, NARROW = 720, 330
 """Pixels of a chart on a screen, and on a phone."""
-
-SHOWN_IDS = 8
-"""Trials that are named one by one where something went wrong."""
-
-
-@dataclass(frozen=True)
-class Runs:
-    """A cell that names trials."""
-
-    ids: list[str]
-    more: int = 0
-
-
-Cell = str | Runs
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    head: list[str]
-    rows: list[list[Cell]]
-    anchored: bool = False
-    """Its rows begin with a trial id that others point to."""
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a report says, whatever it is written in."""
-
-    title: str
-    about: list[str]
-    badge: str
-    verdict: list[str]
-    """The sentences of `harness recommend`."""
-    chosen: Table | None
-    settings: list[tuple[str, str]]
-    told_apart: str
-    trade_off: list[str]
-    reading: list[str]
-    configurations: Table
-    runs: Table
-    ledger: Table
-    failures: Table
-    to_settle: list[str]
-    next_command: str | None
-    held_back: list[str]
-    environment: Table
-    method: list[str]
-    made: str
-    command: str
+NARROW_LABELS = 110
+"""Pixels of a configuration's name on a phone: they leave room for what is drawn."""
 
 
 @dataclass(frozen=True)
@@ -120,18 +56,18 @@ def html(evidence: Evidence, summary: Summary, decision: Decision, file: str = "
         )
     from harness import charts
 
-    found = _along_memory(evidence, summary, decision)
-    ranked = charts.ranked(decision)
+    found = along_memory(evidence, summary, decision)
+    ranked, narrow = charts.ranked(decision), charts.ranked(decision, label_limit=NARROW_LABELS)
     pictures = {
-        "ranked": _picture(ranked, "ranked", charts.ranked_alt(decision), _ranked_reading(decision))
-        if ranked
+        "ranked": _picture(ranked, narrow, "ranked", charts.ranked_alt(decision), ranked_reading(decision))
+        if ranked and narrow
         else None,
         "trade_off": None,
     }
     chart = charts.trade_off(found, decision) if found else None
     if found and chart:
         words = " ".join(trade_off_reading(found, decision))
-        pictures["trade_off"] = _picture(chart, "front", charts.trade_off_alt(found, decision), words)
+        pictures["trade_off"] = _picture(chart, chart, "front", charts.trade_off_alt(found, decision), words)
     content = content_of(evidence, summary, decision, f"--html {shlex.quote(file)}")
     text: str = _template("report.html.jinja").render(
         c=content, pictures=pictures, mark=HTML_MARK, light=charts.LIGHT, dark=charts.DARK
@@ -150,308 +86,8 @@ def decision_json(decision: Decision) -> str:
     """`decision.json`: strict JSON, so that what is not a number is null; commands as in the other two."""
     plain = decision.as_json()
     for place, key in ((plain, "next_command"), (plain["chosen"] or {}, "command")):
-        place[key] = place.get(key) and _without_folders(place[key])
+        place[key] = place.get(key) and without_folders(place[key])
     return json.dumps(_strict(plain), indent=2, allow_nan=False) + "\n"
-
-
-def content_of(evidence: Evidence, summary: Summary, decision: Decision, output: str) -> Content:
-    """What a report says, from what the page and `harness recommend` rest on."""
-    found = _along_memory(evidence, summary, decision)
-    recommendation = decision.recommendation
-    badge = {"shown": "Shown", "default": "Not shown", "none": "No configuration fits"}[recommendation.answer]
-    chosen = decision.chosen
-    made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by harness {__version__}"
-    return Content(
-        title=decision.question or f"What {decision.study} says",
-        about=_about(evidence, decision),
-        badge=badge,
-        verdict=[recommendation.sentence, recommendation.full_sentence, *recommendation.details],
-        chosen=_chosen(decision),
-        settings=_settings(decision) if chosen else [],
-        told_apart=decision.told_apart,
-        trade_off=trade_off_findings(found) if found else [],
-        reading=trade_off_reading(found, decision) if found else [],
-        configurations=_configurations(evidence, decision),
-        runs=_runs(evidence, decision),
-        ledger=_ledger(summary),
-        failures=_failures(evidence),
-        to_settle=decision.to_settle,
-        next_command=decision.next_command and _without_folders(decision.next_command),
-        held_back=decision.held_back,
-        environment=_environment(evidence),
-        method=_method(evidence, decision),
-        made=made,
-        command=" ".join(["harness report", decision.study, output, *map(shlex.quote, flags(decision.limits))]),
-    )
-
-
-def _along_memory(evidence: Evidence, summary: Summary, decision: Decision) -> TradeOff | None:
-    """Quality against memory, or where that was not measured against the first cost that was."""
-    known = axes(decision)
-    return along(known[0], evidence, summary, decision) if known else None
-
-
-def _about(evidence: Evidence, decision: Decision) -> list[str]:
-    at = f"{decision.as_of:%Y-%m-%d %H:%M} UTC" if decision.as_of else None
-    return [
-        f"study {decision.study}" + (f", results of {decision.origin}" if decision.origin else ""),
-        f"{decision.metric.replace('/', ' ')} at a margin of {margin(decision)}",
-        f"limits: {limits_said(decision.limits, decision.currency)}",
-        f"{len(evidence.records)} runs, the latest of {at}" if at else "no run yet",
-    ]
-
-
-def _ranked_reading(decision: Decision) -> str:
-    """How to read the ranked chart."""
-    scored = [row for row in decision.rows if row.quality is not None]
-    said = ["Points are means, lines 95 % intervals of each one by itself."]
-    if any(row.spread == "items" for row in scored):
-        said.append("Dashed: one seed, over its items alone.")
-    if any(row.arm == decision.baseline for row in scored):
-        band = f", the band the margin of {margin(decision)} around it" if decision.margin else ""
-        said.append(f"The upright line is {decision.baseline}{band}.")
-    return " ".join(said)
-
-
-def _chosen(decision: Decision) -> Table | None:
-    """The configuration to use beside the baseline."""
-    chosen = decision.chosen
-    if chosen is None:
-        return None
-    mine, base = decision.row(chosen.arm), decision.row(decision.baseline)
-    priced = decision.per_hour is not None
-    costs: list[tuple[str, Any, float | None, float | None]] = [
-        ("Peak memory", size, mine.peak_bytes, base.peak_bytes),
-        ("Time of a run", run_time, mine.seconds, base.seconds),
-        *([("Cost of a run", lambda v: money(v, decision.currency), mine.cost, base.cost)] if priced else []),
-        ("Energy of training", energy, mine.energy_joules, base.energy_joules),
-    ]
-    rows: list[list[Cell]] = [
-        [
-            quality_title(decision),
-            quality(mine, decision),
-            quality(base, decision),
-            difference(mine.difference, decision),
-        ]
-    ]
-    rows += [[name, say(a), say(b), _share(a, b)] for name, say, a, b in costs if a is not None or b is not None]
-    if mine.arm == base.arm:
-        return Table("The configuration to use, which is the baseline", ["", mine.arm], [row[:2] for row in rows])
-    return Table("The configuration to use", ["", mine.arm, f"{base.arm} (baseline)", "Difference"], rows)
-
-
-def _share(value: float | None, base: float | None) -> str:
-    if value is None or not base:
-        return "not known"
-    return f"{value / base - 1:+.0%}"
-
-
-def _settings(decision: Decision) -> list[tuple[str, str]]:
-    chosen = decision.chosen
-    assert chosen is not None
-    found = [
-        ("Method", f"{chosen.method} on {chosen.quantization}"),
-        ("Settings", _params(chosen.params)),
-        ("Micro-batch", f"{chosen.micro_batch} sequences"),
-        ("Trial", chosen.trial_id),
-    ]
-    if chosen.adapter:
-        found.append(("Adapter or model", f"{chosen.adapter}, in the study's folder"))
-    if chosen.command:
-        found.append(("Makes this run again", _without_folders(chosen.command)))
-    return found
-
-
-def _params(params: Mapping[str, Any]) -> str:
-    said = [f"{key.replace('_', ' ')} {value:g}" if isinstance(value, float) else f"{key.replace('_', ' ')} {value}"
-            for key, value in params.items()]  # fmt: skip
-    return ", ".join(said) or "none"
-
-
-def _configurations(evidence: Evidence, decision: Decision) -> Table:
-    head = [
-        *(
-            "Configuration",
-            "Method",
-            "Standing",
-            quality_title(decision),
-            f"Difference to {decision.baseline}",
-            "Verdict",
-        ),
-        *("Peak memory", "Time of a run", *(["Cost of a run"] if decision.per_hour is not None else [])),
-        *("Chance to be best", "Trials"),
-    ]
-    return Table("All configurations", head, [_configuration(row, evidence, decision) for row in decision.rows])
-
-
-def _configuration(row: Row, evidence: Evidence, decision: Decision) -> list[Cell]:
-    own = row.arm == decision.baseline
-    ids = [r.trial_id for r in evidence.runs if r.trial.arm == row.arm]
-    used = " (to use)" if decision.chosen and decision.chosen.arm == row.arm else ""
-    return [
-        row.arm + used,
-        f"{row.method} on {row.quantization}",
-        row.why if row.standing == "over a limit" and row.why else row.standing,
-        quality(row, decision),
-        "" if own else difference(row.difference, decision),
-        "baseline" if own else (row.label or "not enough data"),
-        size(row.peak_bytes),
-        run_time(row.seconds),
-        *([money(row.cost, decision.currency)] if decision.per_hour is not None else []),
-        "-" if row.best_probability is None else f"{row.best_probability:.0%}",
-        Runs(ids),
-    ]
-
-
-def _runs(evidence: Evidence, decision: Decision) -> Table:
-    """The judged runs, which every number of a configuration is a mean of."""
-    order = {row.arm: i for i, row in enumerate(decision.rows)}
-    runs = sorted(evidence.runs, key=lambda r: (order.get(r.trial.arm, len(order)), r.trial.seed))
-    head = ["Trial", "Configuration", "Seed", quality_title(decision), "Peak memory", "Time", "Settings"]
-    rows: list[list[Cell]] = [
-        [
-            r.trial_id,
-            r.trial.arm,
-            str(r.trial.seed),
-            _score(r.score(evidence.metric), decision),
-            size(peak_bytes(r)),
-            duration(r.seconds),
-            _params(r.trial.params),
-        ]
-        for r in runs
-    ]
-    return Table("The runs behind the numbers", head, rows, anchored=True)
-
-
-def _score(value: float | None, decision: Decision) -> str:
-    """A single run's score, without an interval: that of its configuration has one."""
-    if value is None:
-        return "not scored"
-    return f"{scaled(value, decision):.{1 if decision.percent else 3}f}" + (" %" if decision.percent else "")
-
-
-def _ledger(summary: Summary) -> Table:
-    head = [
-        "Configuration",
-        "Tuning runs",
-        "Time of tuning",
-        "Learning rate chosen",
-        "Micro-batch",
-        "All runs",
-        "Time of all",
-    ]
-    rows: list[list[Cell]] = [
-        [
-            row.arm,
-            str(row.search_trials),
-            duration(row.search_seconds),
-            "-" if row.learning_rate is None else f"{row.learning_rate:.3g}" + (" (edge)" if row.at_edge else ""),
-            row.micro_batch or "-",
-            ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in row.statuses.items()) or "none yet",
-            duration(row.spent_seconds),
-        ]
-        for row in summary.arms
-    ]
-    tuned = any(row.search_trials for row in summary.arms)
-    return Table("Tuning ledger", head, rows if tuned else [])
-
-
-def _failures(evidence: Evidence) -> Table:
-    """What did not end well, runs that ended alike in one row."""
-    alike: dict[tuple[str, str, str, str], list[str]] = {}
-    for r in evidence.records:
-        if r.status != "done":
-            phase = {"search": "tuning", "confirm": "confirmation"}.get(r.phase, r.phase)
-            alike.setdefault((r.trial.arm, phase, r.status.replace("_", " "), r.detail or ""), []).append(r.trial_id)
-    rows: list[list[Cell]] = [
-        [arm, phase, status, str(len(ids)), detail, Runs(ids[:SHOWN_IDS], max(len(ids) - SHOWN_IDS, 0))]
-        for (arm, phase, status, detail), ids in alike.items()
-    ]
-    return Table("Failures", ["Configuration", "Phase", "Ended", "Runs", "Why", "Trials"], rows)
-
-
-def _environment(evidence: Evidence) -> Table:
-    """Hardware and versions of the judged runs, or of all where none is judged yet."""
-    records = evidence.runs or evidence.records
-    some = [r.environment for r in records if r.environment]
-    controls = evidence.spec.controls
-    model, data = _digests(records, "model_digest"), _digests(records, "data_digest")
-    known = {
-        "Model": bare(controls.model.id) + (f", digest {model}" if model else ""),
-        "Data": bare(controls.data.path) + (f", digest {data}" if data else ""),
-        "Device": _distinct(_device(e) for e in some),
-        "System": _distinct(str(e.get("system") or "") for e in some),
-        "Python": _distinct(str(e.get("python") or "") for e in some),
-        "Packages": _distinct(_packages(e) for e in some),
-        "Made by": _distinct(_made_by(e) for e in some),
-    }
-    origin = evidence.spec.origin
-    if origin:
-        source = [origin.tool, origin.url, origin.revision, origin.licence]
-        known["Results of"] = ", ".join(str(part) for part in source if part)
-    return Table("Environment", ["What", "Value"], [[k, v] for k, v in known.items() if v])
-
-
-def _digests(records: Sequence[Record], field: str) -> str:
-    return _distinct(str(getattr(r.trial, field) or "") for r in records)
-
-
-def _distinct(values: Iterable[str]) -> str:
-    """What occurs, the most frequent first."""
-    return "; ".join(value for value, _ in Counter(v for v in values if v).most_common())
-
-
-def _device(environment: Mapping[str, Any]) -> str:
-    gpus = [
-        f"{g.get('name', 'GPU')} ({size(g.get('memory_bytes'))}"
-        + (f", driver {g['driver']})" if g.get("driver") else ")")
-        for g in environment.get("gpus") or []
-    ]
-    if gpus:
-        return ", ".join(gpus)
-    cores = environment.get("cores")
-    return str(environment.get("cpu") or "") + (f", {cores} cores" if cores else "")
-
-
-def _packages(environment: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in (environment.get("packages") or {}).items())
-
-
-def _made_by(environment: Mapping[str, Any]) -> str:
-    version, commit = environment.get("harness"), environment.get("commit")
-    return (f"harness {version}" if version else "") + (f", commit {commit}" if commit else "")
-
-
-def _method(evidence: Evidence, decision: Decision) -> list[str]:
-    """How the numbers came about, in three sentences."""
-    made = (
-        f"The results were made by {decision.origin} and taken in as they are; nothing was run again."
-        if decision.origin
-        else "Every configuration is tuned with the same number of runs, and its best settings are run again on seeds "
-        "that tuning never saw; only these runs are judged."
-    )
-    compared = (
-        f"No difference between them is shown: {evidence.elsewhere}."
-        if evidence.elsewhere
-        else "Configurations are compared item by item over seeds, with intervals that hold both the noise between "
-        "runs and that between items, adjusted where several are compared at once."
-    )
-    return [
-        made,
-        compared,
-        "The cheapest configuration shown to be within the margin of every other that keeps the limits is recommended; "
-        "where none is shown to be, the cheapest that may be the best is named, and said to be not shown.",
-    ]
-
-
-def _without_folders(command: str) -> str:
-    """A command line without the folders of the machine it was made on: a store by its name, a study file below it."""
-    words = []
-    for word in shlex.split(command):
-        path = PurePath(word)
-        kept = path.parts[-3:] if path.suffix in {".yaml", ".yml"} else path.parts[-1:]
-        words.append(str(PurePath(*kept)) if path.is_absolute() and kept else word)
-    return " ".join(shlex.quote(word) for word in words)
 
 
 def _strict(value: Any) -> Any:
@@ -464,8 +100,6 @@ def _strict(value: Any) -> Any:
         return _strict(value.item())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
-
-# Drawing: colours are written as names that the page's style gives a value, so that one picture fits light and dark
 
 INK, MUTED, LINES = "#010101", "#020202", "#030303"
 CATEGORIES = [f"#0a0a{i:02d}" for i in range(8)]
@@ -485,12 +119,8 @@ CONFIG = {
 }  # fmt: skip
 
 
-def _picture(chart: "Chart", name: str, alt: str, caption: str) -> Picture:
-    return Picture(
-        _svg(chart, f"{name}-wide", WIDE, alt),
-        _svg(chart, f"{name}-narrow", NARROW, alt),
-        caption,
-    )
+def _picture(wide: "Chart", narrow: "Chart", name: str, alt: str, caption: str) -> Picture:
+    return Picture(_svg(wide, f"{name}-wide", WIDE, alt), _svg(narrow, f"{name}-narrow", NARROW, alt), caption)
 
 
 def _svg(chart: "Chart", name: str, width: int, alt: str) -> str:
@@ -500,16 +130,13 @@ def _svg(chart: "Chart", name: str, width: int, alt: str) -> str:
     spec = chart.to_dict()
     steps = isinstance(spec.get("height"), dict)
     spec |= {"width": width, "autosize": {"type": "fit-x" if steps else "fit", "contains": "padding"}, "config": CONFIG}
-    if width == NARROW:  # names of configurations leave room for what is drawn
-        spec = json.loads(json.dumps(spec).replace('"labelLimit": 190', '"labelLimit": 110'))
     drawn = vl_convert.vegalite_to_svg(spec)
     for color, variable in VARIABLES.items():
         drawn = drawn.replace(f'"{color}"', f'"{variable}"')
     drawn = re.sub(r'(id="|url\(#)(\w+)', rf"\g<1>{name}-\g<2>", drawn)
     drawn = re.sub(r' (?:aria-\w+|role)="[^"]*"', "", drawn)
-    size_ = re.search(r'viewBox="([^"]*)"', drawn)
-    body = drawn[drawn.index(">") + 1 :]
-    box = size_[1] if size_ else f"0 0 {width} 400"
+    head, _, body = drawn.partition(">")
+    box = head.partition('viewBox="')[2].partition('"')[0]
     label = escape(alt)
     _, _, w, h = box.split()
     return (
@@ -538,8 +165,8 @@ def _md(text: object) -> str:
 
 
 def _code(text: object) -> str:
-    """Text between backticks, in as many as it takes; a bar would end the cell of a table."""
-    bare = re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
+    """Text between backticks, in as many as it takes."""
+    bare = re.sub(r"\s+", " ", str(text))
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", bare)), default=0))
     space = " " if bare.startswith("`") or bare.endswith("`") else ""
     return f"{ticks}{space}{bare}{space}{ticks}"

@@ -16,6 +16,7 @@ Each table reads with plain pandas (`pd.read_parquet("results/x/trials")`) or Du
 import gc
 import json
 import os
+import threading
 import types
 import typing
 import uuid
@@ -148,6 +149,8 @@ class StudyStore:
         self._reader = tables.Reader(SCHEMAS, lenient=lenient)
         self._read: tuple[int, list[Record]] | None = None
         """What `records` found, and the state of the folder in which it did."""
+        self._reading = threading.RLock()
+        """Threads that share this object read one after another: what one has read the next one takes."""
 
     def spec(self) -> StudySpec:
         return load_study(self.folder / "study.yaml")
@@ -178,12 +181,13 @@ class StudyStore:
         Raises:
             StoreError: a file was written by a newer version of this program, or is not parquet.
         """
-        stamp = self._stamp()
-        if self._read is None or self._read[0] != stamp:
-            self._reader.noted.clear()
-            with _no_garbage():
-                self._read = stamp, self._records()
-        return list(self._read[1])
+        with self._reading:
+            stamp = self._stamp()
+            if self._read is None or self._read[0] != stamp:
+                self._reader.noted = {}  # not cleared: another thread may be going through it
+                with _no_garbage():
+                    self._read = stamp, self._records()
+            return list(self._read[1])
 
     def _records(self) -> list[Record]:
         runs = self._latest()
@@ -253,8 +257,10 @@ class StudyStore:
         """The files that a lenient reader has passed over, those of `records` at least."""
         if not self._reader.lenient:
             return StudyStore(self.folder, lenient=True).unreadable()
-        self.records()
-        return [self._reader.noted[path] for path in sorted(self._reader.noted) if path.exists()]
+        with self._reading:
+            self.records()
+            noted = dict(self._reader.noted)
+        return [noted[path] for path in sorted(noted) if path.exists()]
 
     @contextmanager
     def alone(self) -> Iterator[None]:

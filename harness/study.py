@@ -17,7 +17,7 @@ from harness.record import SETTLED, Forecast, Record, best, outcomes
 from harness.search import RATE, ArmSearch, Asked, open_storage
 from harness.spec import Arm, Scalar, StudySpec
 from harness.store import Store, StudyStore
-from harness.summary import settled
+from harness.summary import gather, settled
 from harness.tasks import check_metric
 from harness.trial import ZERO_SHOT, Phase, Trial
 
@@ -305,7 +305,7 @@ class _Plan:
 
     def _settled(self) -> bool:
         """Whether the runs so far give every arm a verdict, at this declared look."""
-        return settled(self.store)
+        return settled(gather(self.store))
 
     def _search_trial(self, name: str, tuning: int, asked: Asked) -> Trial:
         arm = self.spec.arms[name]

@@ -18,6 +18,7 @@ from harness.spec import AUTO, StudySpec
 from harness.store import StudyStore
 from harness.tasks import task_name, tasks_of
 from harness.trial import ZERO_SHOT
+from harness.words import count, listed
 
 LOSS = "test_loss"
 
@@ -235,9 +236,8 @@ def metrics(records: Sequence[Record]) -> list[str]:
     return [name for name in named if name != OBJECTIVE]
 
 
-def settled(store: StudyStore) -> bool:
+def settled(evidence: Evidence) -> bool:
     """Whether every arm has a verdict at the declared look that has been reached."""
-    evidence = gather(store)
     found = evidence.against(evidence.spec.baseline, list(evidence.spec.arms))
     open_ = {"not shown", "not enough data"}
     return found is not None and bool(found.verdicts) and not any(v.label in open_ for v in found.verdicts)
@@ -376,7 +376,7 @@ def findings(baseline: str, comparison: Comparison, higher_is_better: bool) -> s
     refused = [v for v in comparison.verdicts if v.label == "not enough data"]
     for reason in dict.fromkeys(v.reason for v in refused):
         arms = [v.arm for v in refused if v.reason == reason]
-        who = f"{len(arms)} arms" if len(arms) > MANY else _joined(arms)
+        who = f"{len(arms)} arms" if len(arms) > MANY else listed(arms)
         parts.append(f"nothing can be said of {who}: {reason}")
     return "; ".join(parts)
 
@@ -401,8 +401,8 @@ def caveats(evidence: Evidence, arms: Sequence[ArmRow], records: Sequence[Record
     standing = {r.trial.configuration: r for some in (records, outcomes(records)) for r in some}
     lost = Counter((r.trial.arm, r.status) for r in standing.values() if r.status != "done")
     found += [
-        f"{arm}: {count} run{'s' if count > 1 else ''} {ENDED.get(status, status.replace('_', ' '))}"
-        for (arm, status), count in lost.items()
+        f"{arm}: {count(runs, 'run')} {ENDED.get(status, status.replace('_', ' '))}"
+        for (arm, status), runs in lost.items()
     ]
     found += [f"{arm}: {words}; the effective batch is the same" for arm, words in _smaller_batches(records).items()]
     worse = Counter(r.trial.arm for r in evidence.failed if r.status == "done")
@@ -547,11 +547,7 @@ def _difference(verdict: Verdict) -> str:
 
 
 def _listed(verdicts: Sequence[Verdict]) -> str:
-    return _joined([f"{v.arm} ({_difference(v)})" for v in verdicts])
-
-
-def _joined(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+    return listed([f"{v.arm} ({_difference(v)})" for v in verdicts])
 
 
 def _leans(verdict: Verdict, words: str, higher_is_better: bool) -> bool:

@@ -9,7 +9,7 @@ from harness.compare import Refused
 from harness.decision import Decision, Row, Spread, Standing
 from harness.intervals import Difference
 from harness.ranking import draws, front_probability
-from harness.recommend import HEADROOM
+from harness.recommend import SPARE
 from harness.summary import Evidence, Summary
 
 Axis = Literal["memory", "time", "cost", "energy"]
@@ -87,7 +87,7 @@ def limit_of(axis: Axis, decision: Decision) -> float | None:
     """Where the user's limit of an axis begins to bind: a peak needs 5 % to spare."""
     limits = decision.limits
     known: dict[Axis, float | None] = {
-        "memory": None if limits.memory_bytes is None else limits.memory_bytes / HEADROOM,
+        "memory": None if limits.memory_bytes is None else limits.memory_bytes / SPARE,
         "time": None if limits.hours is None else limits.hours * 3600,
         "cost": limits.money,
         "energy": None,

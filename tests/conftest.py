@@ -1,6 +1,6 @@
 """Values that many tests begin with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,32 @@ from harness.spec import Controls, DataSource, ModelSource, StudySpec
 from harness.trial import Trial
 
 if TYPE_CHECKING:
+    from streamlit.testing.v1 import AppTest
     from transformers import PreTrainedTokenizerBase
+
+APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
 
 MakeRecord = Callable[..., Record]
 MakeSpec = Callable[..., StudySpec]
+Open = Callable[..., "AppTest"]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Open:
+    """A page of a store, drawn: `address` is what stands in a link to it, keywords what was chosen before."""
+    testing = pytest.importorskip("streamlit.testing.v1", reason="the dashboard is an extra")
+
+    def draw(root: Path, page: str = "decide", address: Mapping[str, str] | None = None, **state: object) -> "AppTest":
+        monkeypatch.setenv("HARNESS_STORE", str(root))
+        app: AppTest = testing.AppTest.from_file(str(APP), default_timeout=60)
+        for key, text in (address or {}).items():
+            app.query_params[key] = text
+        for key, value in state.items():
+            app.session_state[key] = value
+        app.run()
+        return app if page == "decide" else app.switch_page(f"app_pages/{page}.py").run()
+
+    return draw
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import numpy as np
 from test_bits import AT, ITEMS, SEEDS, Fill, fill, flipped
 from test_cli_results import Ask, ask
 
+from harness import reproduce
+
 __all__ = ["ask", "fill"]  # fixtures
 
 
@@ -56,12 +58,12 @@ def test_what_is_not_measured_is_a_dash(ask: Ask, fill: Callable[..., Fill]) -> 
     study = fill()
     study.base("fp32", np.ones(ITEMS))
     study.base("hqq8", None, status="does_not_fit", scores=[], examples=[])
-    code, out, _ = ask("bits", "s")
+    code, out, err = ask("bits", "s")
     assert code == 5
     rows = [line.split() for line in out.splitlines()]
     assert ["hqq8", "9", "-", "-", "-", "does", "not", "fit"] in rows
     assert ["hqq4", "5", "-", "-", "-", "not", "run"] in rows
-    assert "Go on with: harness study s" in " ".join(out.split())
+    assert f"go on with: {reproduce.study(study.store)}" in err
 
 
 def test_json_has_answers_verdicts_and_what_would_settle_them(ask: Ask, fill: Callable[..., Fill]) -> None:

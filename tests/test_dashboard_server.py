@@ -2,6 +2,7 @@
 
 import socket
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import browser
@@ -37,20 +38,24 @@ def test_a_port_that_is_taken_is_named() -> None:
     assert str(port) in found.exception.message
 
 
-@pytest.mark.slow
-def test_every_page_is_drawn_without_an_error_or_a_request_off_this_machine(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("widths", "names"), [((390,), PAGES[:1]), pytest.param((1280, 390), PAGES, marks=pytest.mark.slow)]
+)
+def test_a_page_is_drawn_without_an_error_or_a_request_off_this_machine(
+    tmp_path: Path, widths: Sequence[int], names: Sequence[str]
+) -> None:
     path = browser.found()
     if path is None:
         pytest.skip("no Chromium or Chrome on the path")
-    from playwright.sync_api import sync_playwright
+    playwright = pytest.importorskip("playwright.sync_api")
 
     stores.generate(tmp_path, "study", 60, flavour="cuda")
-    with browser.dashboard(tmp_path) as address, sync_playwright() as play:
+    with browser.dashboard(tmp_path) as address, playwright.sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=path, args=browser.FLAGS)
-        for width in (1280, 390):
+        for width in widths:
             page = chromium.new_page(viewport={"width": width, "height": 844})
             watch = browser.Watch(page)
-            for name in PAGES:
+            for name in names:
                 page.goto(f"{address}/{name}")
                 page.wait_for_selector("[data-testid=stMain] :is(h1, h2, h3)", timeout=60_000)
                 page.wait_for_timeout(2000)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import stores
 
-from harness import charts, decision, reproduce
+from harness import charts, decision, reproduce, wording
 from harness.compare import Comparison, Verdict
 from harness.decision import Decision
 from harness.intervals import Difference, Spread
@@ -45,8 +45,43 @@ def test_limits_are_said_and_given_as_options() -> None:
     limits = Limits(memory_bytes=24 * GIB, hours=2.0, metric="test_loss", per_hour=0.69)
     assert decision.limits_said(limits, "$") == "24 GiB of GPU memory, 2 h per run"
     assert decision.limits_said(Limits(), "$") == "no limits"
+    assert decision.limits_said(Limits(money=5), "EUR") == "5.00 EUR per run"
     flags = ["--vram", "24", "--hours", "2", "--metric", "test_loss", "--per-hour", "0.69"]
     assert decision.flags(limits) == flags
+
+
+@pytest.mark.parametrize("vram", ["24", "23.7", "0.1", "1000", "23.7000001"])
+@pytest.mark.parametrize("number", ["0.1", "2", "1e-07", "0.333333333333333", "0.12345678901234567", "1234567.875"])
+def test_limits_that_are_written_are_read_as_the_same(vram: str, number: str) -> None:
+    limits = Limits(memory_bytes=int(float(vram) * GIB), hours=float(number), margin=float(number))
+    written = decision.limits_written(limits)
+    assert written["vram"] == vram
+    assert (float(written["hours"]), float(written["margin"])) == (limits.hours, limits.margin)
+
+
+def test_a_command_is_whole_wherever_the_results_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = StudyStore(Path("it's mine", "s"))
+    root = str(tmp_path / "it's mine")
+    file = f"{root}/s/study.yaml"
+    lines = {
+        reproduce.study(found, "name=t"): ["harness", "study", file, "name=t", "--store", root],
+        reproduce.again(found): ["harness", "study", file, "--store", f"{root}-again"],
+        reproduce.settle(found): ["harness", "next", "s", "--run", "--store", root],
+        reproduce.sync(found): ["harness", "sync", "s", "--store", root],
+        reproduce.plan(found, "RTX 4090"): ["harness", "plan", file, "--gpu", "RTX 4090", "--store", root],
+        reproduce.preset("tiny-bits", found.folder.parent): ["harness", "study", "tiny-bits", "--store", root],
+        reproduce.bring("PEFT", found.folder.parent): ["harness", "import", "peft", "PATH", "--store", root],
+    }
+    for line, words in lines.items():
+        assert shlex.split(line) == words
+
+
+def test_results_made_elsewhere_have_no_command_that_makes_a_run_again(store: StudyStore) -> None:
+    record = next(r for r in store.records() if r.phase == "confirm")
+    spec = load_study(store.folder / "study.yaml", ["origin.tool=PEFT"])
+    assert reproduce.command(record, store.spec(), store.folder / "study.yaml") is not None
+    assert reproduce.command(record, spec, store.folder / "study.yaml") is None
 
 
 def test_an_interval_over_items_is_that_of_wilson() -> None:
@@ -59,7 +94,7 @@ def test_an_interval_over_items_is_that_of_wilson() -> None:
 def test_a_quality_is_never_without_its_interval_or_the_reason(store: StudyStore) -> None:
     found = of_study(store, Limits())
     for row in found.rows:
-        said = charts.quality(row, found)
+        said = wording.quality(row, found)
         assert row.quality is None or "[" in said or "one seed" in said
 
 
@@ -71,7 +106,8 @@ def test_the_command_makes_the_very_same_trial(store: StudyStore) -> None:
             assert line is None
             continue
         assert line is not None
-        _, _, path, *overrides = shlex.split(line)
+        _, _, path, *overrides, option, root = shlex.split(line)
+        assert (option, root) == ("--store", str(store.folder.parent))
         again = load_study(Path(path), overrides)
         arm = again.arms[record.trial.arm]
         assert list(again.arms) == [record.trial.arm]

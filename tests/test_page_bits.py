@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import stores
+from conftest import Open
 from test_bits import ITEMS, Fill, fill
 from test_cli_bits import whole_study
 
@@ -15,14 +16,12 @@ from harness.summary import gather, summarise
 
 pytest.importorskip("streamlit", reason="the dashboard is an extra")
 
-from streamlit.testing.v1 import AppTest  # after the check that it is there
-
-from dashboard import shared
+from dashboard import shared  # after the check that it is there
 from dashboard.views import bits as shown
+from dashboard.views import bits_charts
 
 __all__ = ["fill"]  # a fixture
 
-APP = Path(shared.__file__).with_name("app.py")
 METRIC = "sums/acc"
 
 
@@ -64,8 +63,8 @@ def test_a_loss_is_named_with_its_unit_and_has_no_percent(whole: Bits) -> None:
 def test_the_lowest_that_holds_is_marked_by_a_ring_of_its_own(whole: Bits) -> None:
     base = whole.questions[0]
     some = shown.points(base, METRIC)
-    marked = shown.quality_chart(some, "x", base.reference, 3.0, base.lowest)
-    plain = shown.quality_chart(some, "x", base.reference, 3.0, None)
+    marked = bits_charts.quality_chart(some, "x", base.reference, 3.0, base.lowest)
+    plain = bits_charts.quality_chart(some, "x", base.reference, 3.0, None)
     assert marked is not None and plain is not None
     assert len(marked.to_dict()["layer"]) == len(plain.to_dict()["layer"]) + 1
     rings = [d for d in marked.to_dict()["datasets"].values() if len(d) == 1 and d[0].get("name") == "hqq4"]
@@ -77,7 +76,7 @@ def test_without_a_margin_there_is_no_band(whole: Bits) -> None:
     kinds = [
         [layer["mark"]["type"] for layer in chart.to_dict()["layer"]]
         for margin in (3.0, 0.0)
-        if (chart := shown.quality_chart(some, "x", "fp32", margin, None)) is not None
+        if (chart := bits_charts.quality_chart(some, "x", "fp32", margin, None)) is not None
     ]
     assert [k.count("rect") for k in kinds] == [1, 0]
 
@@ -111,26 +110,26 @@ def test_what_was_not_run_stays_on_the_chart_with_the_reason(fill: Callable[...,
     said = {p.name: p.said for p in shown.points(base, METRIC)}
     assert said == {"fp32": "the reference", "hqq8": "does not fit", "hqq4": "not run", "hqq2": "not run"}
     assert shown.settling(base, "s") == ["It is open, and it cannot be said yet how many runs would settle it."]
-    chart = shown.quality_chart(shown.points(base, METRIC), "x", "fp32", 0.0, None)
+    chart = bits_charts.quality_chart(shown.points(base, METRIC), "x", "fp32", 0.0, None)
     assert chart is not None
     assert "not run" in chart.to_json()
 
 
 def test_nothing_scored_is_no_chart(fill: Callable[..., Fill]) -> None:
     empty = bits.answer(fill().store).questions[0]
-    assert shown.quality_chart(shown.points(empty, METRIC), "x", "fp32", 0.0, None) is None
-    assert shown.divergence_chart(empty) is None
-    assert shown.sizes_chart(empty) is None
+    assert bits_charts.quality_chart(shown.points(empty, METRIC), "x", "fp32", 0.0, None) is None
+    assert bits_charts.divergence_chart(empty) is None
+    assert bits_charts.sizes_chart(empty) is None
 
 
 def test_a_divergence_of_zero_is_drawn_on_the_floor_of_the_log_axis(fill: Callable[..., Fill]) -> None:
     study = fill()
     study.base("fp32", np.ones(ITEMS), kl={"kl_unquantized": [0.0, 0.0]})
     study.base("hqq8", np.ones(ITEMS), kl={"kl_unquantized": [0.1, 0.3]})
-    chart = shown.divergence_chart(bits.answer(study.store).questions[0])
+    chart = bits_charts.divergence_chart(bits.answer(study.store).questions[0])
     assert chart is not None
     (rows,) = chart.to_dict()["datasets"].values()
-    assert [r["kl"] for r in rows] == [shown.LEAST_KL, pytest.approx(0.2)]
+    assert [r["kl"] for r in rows] == [bits_charts.LEAST_KL, pytest.approx(0.2)]
 
 
 def test_a_study_of_one_bit_width_shows_what_it_has(tmp_path: Path) -> None:
@@ -143,29 +142,19 @@ def test_a_study_of_one_bit_width_shows_what_it_has(tmp_path: Path) -> None:
     assert all("[" in cell for cell in table["Tiny sort down exact match"])
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, root: Path, **state: object) -> AppTest:
-    monkeypatch.setenv("HARNESS_STORE", str(root))
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    for key, value in state.items():
-        app.session_state[key] = value
-    return app.run().switch_page("app_pages/bits.py").run()
-
-
-def test_the_page_says_the_sentences_of_the_command_word_for_word(
-    fill: Callable[..., Fill], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_says_the_sentences_of_the_command_word_for_word(fill: Callable[..., Fill], opened: Open) -> None:
     store = whole_study(fill).store
     for question in bits.answer(store).questions:
-        page = drawn(monkeypatch, store.folder.parent, bits_question=question.title)
+        page = opened(store.folder.parent, "bits", bits_question=question.title)
         assert not page.exception and not page.error
         told = [m.value for m in [*page.markdown, *page.caption]]
         for finding in question.findings:
             assert any(shared.plain(finding.sentence) in words for words in told)
 
 
-def test_a_study_that_asks_nothing_names_one_that_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_that_asks_nothing_names_one_that_does(tmp_path: Path, opened: Open) -> None:
     arms = {name: stores.ARMS[name] for name in ("full", "qlora-nf4")}
     stores.generate(tmp_path, "two", 20, arms=arms)
-    page = drawn(monkeypatch, tmp_path)
+    page = opened(tmp_path, "bits")
     assert not page.exception
-    assert [c.value for c in page.code] == ["harness study tiny-bits"]
+    assert [c.value for c in page.code] == [f"harness study tiny-bits --store {tmp_path}"]

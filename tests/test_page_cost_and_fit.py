@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import stores
-from conftest import MakeRecord, MakeSpec
+from conftest import MakeRecord, MakeSpec, Open
 
 from harness.budget import plan
 from harness.decision import make
@@ -13,18 +13,12 @@ from harness.forecast.processors import Processor, find
 from harness.recommend import Limits
 from harness.record import Forecast, Interval, Record, Stage, TensorBytes
 from harness.scoring import score
-from harness.store import StudyStore
 from harness.summary import Evidence, gather, summarise
 from harness.units import GIB
 
 pytest.importorskip("streamlit", reason="the dashboard is an extra")
 
-from streamlit.testing.v1 import AppTest  # after the check that it is there
-
-from dashboard import shared
-from dashboard.views import cost_and_fit as shown
-
-APP = Path(shared.__file__).with_name("app.py")
+from dashboard.views import cost_cards, cost_forecasts, cost_memory, cost_spent  # after the check that it is there
 
 
 def forecast(peak: float, **changes: Any) -> Forecast:
@@ -52,7 +46,7 @@ def of(tmp_path: Path, make_spec: MakeSpec) -> Any:
 
 
 def test_a_step_is_taken_apart_into_its_components(of: Any, make_record: MakeRecord) -> None:
-    (need,) = shown.needs(of(make_record(forecast=None)))
+    (need,) = cost_memory.needs(of(make_record(forecast=None)))
     # gradients are within the peak of a step: 200 = 40 + 160
     assert need.parts == {
         "weights": 400, "adapter": 40, "optimizer": 80, "gradients": 40, "activations and temporaries": 160,
@@ -62,14 +56,14 @@ def test_a_step_is_taken_apart_into_its_components(of: Any, make_record: MakeRec
 
 def test_what_the_driver_saw_beyond_the_tensors_is_allocator_and_context(of: Any, make_record: MakeRecord) -> None:
     stage = Stage(stage="train", seconds=1, reserved_peak_bytes=800, device_peak_bytes=1000)
-    (need,) = shown.needs(of(make_record(forecast=None, stages=[stage])))
+    (need,) = cost_memory.needs(of(make_record(forecast=None, stages=[stage])))
     assert need.parts["allocator and context"] == 280
     assert need.total == 1000
 
 
 def test_a_forecast_stands_beside_the_measurement_with_its_interval(of: Any, make_record: MakeRecord) -> None:
     tensors = TensorBytes(weights=400, adapter=40, gradients=40, optimizer=80, step_peak=180)
-    measured, expected = shown.needs(of(make_record(forecast=forecast(700, tensors=tensors))))
+    measured, expected = cost_memory.needs(of(make_record(forecast=forecast(700, tensors=tensors))))
     assert (measured.basis, measured.total, measured.low) == ("measured", 720, None)
     assert (expected.basis, expected.total) == ("forecast", 700)
     assert (expected.low, expected.high) == (pytest.approx(630), pytest.approx(770))
@@ -77,22 +71,22 @@ def test_a_forecast_stands_beside_the_measurement_with_its_interval(of: Any, mak
 
 def test_an_interval_of_another_phase_than_the_step_is_not_drawn(of: Any, make_record: MakeRecord) -> None:
     tensors = TensorBytes(weights=400, adapter=40, gradients=40, optimizer=80, step_peak=180)
-    _, expected = shown.needs(of(make_record(forecast=forecast(5000, tensors=tensors, peak_phase="evaluation"))))
+    _, expected = cost_memory.needs(of(make_record(forecast=forecast(5000, tensors=tensors, peak_phase="evaluation"))))
     assert (expected.total, expected.low) == (700, None)
 
 
 def test_a_configuration_without_room_has_its_forecast_and_the_reason(tmp_path: Path) -> None:
     store = stores.generate(tmp_path, "small", 12, kinds=("out_of_memory",), flavour="cuda")
-    needs = shown.needs(gather(store))
+    needs = cost_memory.needs(gather(store))
     assert {(n.basis, n.note) for n in needs} == {("forecast", "out of memory")}
-    chart = shown.memory_chart(needs, None)
+    chart = cost_memory.memory_chart(needs, None)
     assert chart is not None
     assert "out of memory" in chart.to_json()
 
 
 def test_measured_and_forecast_are_told_apart_by_text_and_by_bars_of_their_own(tmp_path: Path) -> None:
-    needs = shown.needs(gather(stores.generate(tmp_path, "s", 60)))
-    chart = shown.memory_chart(needs, None)
+    needs = cost_memory.needs(gather(stores.generate(tmp_path, "s", 60)))
+    chart = cost_memory.memory_chart(needs, None)
     assert chart is not None
     whole = chart.to_dict()
     assert {layer["encoding"]["yOffset"]["field"] for layer in whole["layer"]} == {"basis"}
@@ -103,8 +97,8 @@ def test_measured_and_forecast_are_told_apart_by_text_and_by_bars_of_their_own(t
 
 
 def test_a_limit_is_drawn_where_it_is_within_reach(tmp_path: Path) -> None:
-    needs = shown.needs(gather(stores.generate(tmp_path, "s", 60)))  # some MiB
-    near, far = (shown.memory_chart(needs, limit) for limit in (20 << 20, 24 * GIB))
+    needs = cost_memory.needs(gather(stores.generate(tmp_path, "s", 60)))  # some MiB
+    near, far = (cost_memory.memory_chart(needs, limit) for limit in (20 << 20, 24 * GIB))
     assert near is not None and far is not None
     assert len(near.to_dict()["layer"]) == len(far.to_dict()["layer"]) + 1
 
@@ -116,13 +110,13 @@ def card(name: str, gib: float) -> Processor:
 def test_a_card_too_small_for_a_run_holds_it_at_a_smaller_micro_batch_or_not_at_all(tmp_path: Path) -> None:
     evidence = gather(stores.generate(tmp_path, "s", 0))
     cards = [card("tiny", 0.2), card("large", 24)]
-    full = shown.holdings(evidence.spec, [], cards)[0]
+    full = cost_cards.holdings(evidence.spec, [], cards)[0]
     assert (full.arm, full.basis) == ("full", "forecast")
     assert full.places["large"].fits == "yes"
     assert full.places["large"].micro_batch == 16
     assert full.places["tiny"].fits == "no"  # the context alone takes more
     rates = {"tiny": 0.1, "large": 0.5}
-    row = shown.arms_table([full], cards, rates, None).iloc[0]
+    row = cost_cards.arms_table([full], cards, rates, None).iloc[0]
     assert row["Smallest card that holds it"] == "large (24.0 GiB)"
     assert row["Cheapest card that holds it"] == "large (24.0 GiB, $0.50 per hour)"
 
@@ -130,7 +124,7 @@ def test_a_card_too_small_for_a_run_holds_it_at_a_smaller_micro_batch_or_not_at_
 def test_a_card_holds_what_the_plan_for_it_says(tmp_path: Path) -> None:
     evidence = gather(stores.generate(tmp_path, "s", 0, flavour="cuda"))
     cards = [find(name) for name in ("RTX 4090", "MI250", "H100-SXM")]
-    found = {h.arm: h.places for h in shown.holdings(evidence.spec, [], cards)}
+    found = {h.arm: h.places for h in cost_cards.holdings(evidence.spec, [], cards)}
     for processor in cards:
         for arm in plan(evidence.spec, processor).arms:
             place, needed = found[arm.arm][processor.name], arm.confirm.process_bytes
@@ -141,12 +135,20 @@ def test_a_card_holds_what_the_plan_for_it_says(tmp_path: Path) -> None:
 
 
 def test_cards_are_filtered_by_what_they_hold() -> None:
-    holds = shown.Holding("a", "forecast", {"x": shown.Place("no", 9 * GIB, 4, False),
-                                            "y": shown.Place("likely", 9 * GIB, 2, True)}, "")  # fmt: skip
-    needs = shown.Holding("b", "measured", {"x": shown.Place("no", 20 * GIB, None, False),
-                                            "y": shown.Place("no", 20 * GIB, None, False)}, "no plugin")  # fmt: skip
+    holds = cost_cards.Holding(
+        "a",
+        "forecast",
+        {"x": cost_cards.Place("no", 9 * GIB, 4, False), "y": cost_cards.Place("likely", 9 * GIB, 2, True)},
+        "",
+    )
+    needs = cost_cards.Holding(
+        "b",
+        "measured",
+        {"x": cost_cards.Place("no", 20 * GIB, None, False), "y": cost_cards.Place("no", 20 * GIB, None, False)},
+        "no plugin",
+    )
     cards = [card("x", 8), card("y", 12)]
-    tables = [shown.cards_table([holds, needs], cards, {"x": 0.25}, which) for which in shown.WHERE]
+    tables = [cost_cards.cards_table([holds, needs], cards, {"x": 0.25}, which) for which in cost_cards.WHERE]
     assert [list(t["Card"]) if len(t) else [] for t in tables] == [["x", "y"], ["y"], []]
     assert list(tables[0]["Per hour"]) == ["$0.25", "-"]
     assert list(tables[0]["a (forecast)"]) == ["no, 9.0 GiB", "likely at 2 per pass, 9.0 GiB"]
@@ -160,53 +162,53 @@ def test_a_method_that_is_unknown_here_is_judged_by_what_was_measured_of_it(
     stage = Stage(stage="train", seconds=1, reserved_peak_bytes=10 * GIB)
     run = make_record(trial={"arm": "ia3", "method": "ia3"}, stages=[stage])
     cards = [card("small", 10), card("large", 24)]
-    _, ia3 = shown.holdings(make_spec(arms=arms), [run], cards)
+    _, ia3 = cost_cards.holdings(make_spec(arms=arms), [run], cards)
     assert ia3.basis == "measured"
     # 5 % of a card stay free: 10 of 10 GiB are too much
     assert {name: place.fits for name, place in ia3.places.items()} == {"small": "no", "large": "yes"}
-    said = shown.unforecast([ia3])
+    said = cost_cards.unforecast([ia3])
     assert said is not None
     assert said.startswith("Not forecast here: ia3 (no 'ia3' in harness.methods)")
-    _, unmeasured = shown.holdings(make_spec(arms=arms), [], cards)
+    _, unmeasured = cost_cards.holdings(make_spec(arms=arms), [], cards)
     assert (unmeasured.basis, unmeasured.places) == (None, {})
 
 
 def test_the_users_limit_is_a_card_of_its_own_and_comes_first() -> None:
-    cards = shown.cards_of(24 * GIB)
+    cards = cost_cards.cards_of(24 * GIB)
     assert cards[0].name == "Your limit: 24 GiB"
     assert cards[0].memory_bytes is not None and 23 * GIB < cards[0].memory_bytes < 24 * GIB
     sizes = [c.memory_bytes or 0 for c in cards[1:]]
     assert sizes == sorted(sizes)
-    assert len(shown.cards_of(GIB // 2)) == len(cards) - 1  # no card is that small
+    assert len(cost_cards.cards_of(GIB // 2)) == len(cards) - 1  # no card is that small
 
 
 def test_an_edited_rate_counts_and_an_emptied_one_is_none() -> None:
-    table = shown.rates_table()
+    table = cost_cards.rates_table()
     table.loc[table["Card"] == "H100-SXM", "Price per hour ($)"] = 9.0
     table.loc[table["Card"] == "T4", "Price per hour ($)"] = None
-    rates = shown.rates_of(table)
+    rates = cost_cards.rates_of(table)
     assert rates["H100-SXM"] == 9.0
     assert rates["T4"] is None
 
 
 def test_coverage_is_that_of_the_command(tmp_path: Path) -> None:
     records = gather(stores.generate(tmp_path, "s", 60)).records
-    frame = shown.calibration_frame(records, "time")
+    frame = cost_forecasts.calibration_frame(records, "time")
     error = next(e for e in score(records).time if e.quantity == "all stages")
     assert len(frame) == error.n
-    assert (frame["inside"] == shown.INSIDE).mean() == pytest.approx(error.coverage)
-    held = int((frame["inside"] == shown.INSIDE).sum())
-    assert f"in {held} of {error.n} runs ({100 * held / error.n:.0f} %" in shown.coverage(frame, "time")
+    assert (frame["inside"] == cost_forecasts.INSIDE).mean() == pytest.approx(error.coverage)
+    held = int((frame["inside"] == cost_forecasts.INSIDE).sum())
+    assert f"in {held} of {error.n} runs ({100 * held / error.n:.0f} %" in cost_forecasts.coverage(frame, "time")
 
 
 def test_a_few_runs_say_nothing_about_coverage(make_record: MakeRecord) -> None:
-    frame = shown.calibration_frame([make_record(forecast=forecast(720))], "memory")
-    assert shown.coverage(frame, "memory").endswith("in 1 of 1 run: too few to judge it by.")
+    frame = cost_forecasts.calibration_frame([make_record(forecast=forecast(720))], "memory")
+    assert cost_forecasts.coverage(frame, "memory").endswith("in 1 of 1 run: too few to judge it by.")
 
 
 def test_the_score_is_listed_as_the_command_lists_it(make_record: MakeRecord) -> None:
     run = make_record(forecast=forecast(720 * 1.05))  # the run's own accounting says 720
-    table = shown.score_table(score([run]))
+    table = cost_forecasts.score_table(score([run]))
     assert list(table["Forecast of"]) == [
         "memory, allocated",
         "time, all stages",
@@ -216,9 +218,9 @@ def test_the_score_is_listed_as_the_command_lists_it(make_record: MakeRecord) ->
 
 
 def test_without_a_pair_there_is_no_chart(make_record: MakeRecord) -> None:
-    frame = shown.calibration_frame([make_record(forecast=None)], "memory")
-    assert shown.calibration_chart(frame, "memory") is None
-    assert shown.coverage(frame, "memory") == "No run has both a forecast of its memory and a measurement."
+    frame = cost_forecasts.calibration_frame([make_record(forecast=None)], "memory")
+    assert cost_forecasts.calibration_chart(frame, "memory") is None
+    assert cost_forecasts.coverage(frame, "memory") == "No run has both a forecast of its memory and a measurement."
 
 
 def test_time_is_told_apart_by_what_it_went_into(of: Any, make_record: MakeRecord) -> None:
@@ -228,10 +230,10 @@ def test_time_is_told_apart_by_what_it_went_into(of: Any, make_record: MakeRecor
         make_record(trial={"phase": "confirm"}, seconds=30),
         make_record(trial={"arm": "zero-shot", "phase": "baseline", "method": "none", "params": {}}, seconds=5),
     )
-    frame = shown.spent_frame(evidence)
+    frame = cost_spent.spent_frame(evidence)
     spent = {(row.arm, row.purpose): row.seconds for row in frame.itertuples()}
     assert spent == {
-        ("lora", "tuning"): 10, ("lora", "did not end well"): 20, ("lora", "confirmed runs"): 30,
+        ("lora", "tuning"): 10, ("lora", "did not end well"): 20, ("lora", "confirmation"): 30,
         ("the base", "evaluation alone"): 5,
     }  # fmt: skip
 
@@ -239,42 +241,34 @@ def test_time_is_told_apart_by_what_it_went_into(of: Any, make_record: MakeRecor
 def test_money_is_hours_times_the_price_and_energy_is_summed_where_it_was_measured(tmp_path: Path) -> None:
     store = stores.generate(tmp_path, "rented", 60, flavour="cuda")
     evidence = gather(store)
-    frame = shown.spent_frame(evidence)
+    frame = cost_spent.spent_frame(evidence)
     hours = sum(r.seconds for r in evidence.records) / 3600
     decision = make(store, evidence, summarise(store, evidence), Limits(per_hour=2.0))
-    last = shown.spent_table(frame, decision).iloc[-1]
+    last = cost_spent.spent_table(frame, decision).iloc[-1]
     assert (last["Configuration"], last["Money"]) == ("in all", f"${2 * hours:.2f}")
     assert last["Energy"].endswith("Wh")
-    assert f"${2 * hours:.2f} at $2.00 per hour" in shown.spent_said(evidence, frame, decision)
+    assert f"${2 * hours:.2f} at $2.00 per hour" in cost_spent.spent_said(evidence, frame, decision)
 
 
 def test_of_many_configurations_those_with_the_most_memory_are_drawn_first() -> None:
-    some = [shown.Need(f"a{i}", "measured", {"not told apart": i}, None, None, "") for i in range(1, 30)]
-    assert [n.arm for n in shown.largest(some, shown.MANY)][:2] == ["a29", "a28"]
-    assert len(shown.largest(some, shown.MANY)) == shown.MANY
-    assert shown.largest(some[:3], shown.MANY) == some[:3]
+    some = [cost_memory.Need(f"a{i}", "measured", {"not told apart": i}, None, None, "") for i in range(1, 30)]
+    assert [n.arm for n in cost_memory.largest(some, cost_memory.MANY)][:2] == ["a29", "a28"]
+    assert len(cost_memory.largest(some, cost_memory.MANY)) == cost_memory.MANY
+    assert cost_memory.largest(some[:3], cost_memory.MANY) == some[:3]
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, store: StudyStore, **state: object) -> AppTest:
-    monkeypatch.setenv("HARNESS_STORE", str(store.folder.parent))
-    app = AppTest.from_file(str(APP), default_timeout=60)
-    for key, value in state.items():
-        app.session_state[key] = value
-    return app.run().switch_page("app_pages/cost_and_fit.py").run()
-
-
-def test_a_plan_on_a_chosen_card_is_a_forecast_with_the_command_that_makes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = drawn(monkeypatch, stores.generate(tmp_path, "s", 60), cost_card="RTX 4090", vram=24.0)
+def test_a_plan_on_a_chosen_card_is_a_forecast_with_the_command_that_makes_it(tmp_path: Path, opened: Open) -> None:
+    stores.generate(tmp_path, "s", 60)
+    page = opened(tmp_path, "cost_and_fit", cost_card="RTX 4090", vram=24.0)
     assert not page.exception and not page.error
     assert any(t.value.startswith("Forecast: the whole study, ") for t in page.text)
-    assert any('--gpu "RTX 4090"' in c.value for c in page.code)
+    assert any("--gpu 'RTX 4090'" in c.value for c in page.code)
     cards = next(t.value for t in page.dataframe if "Per hour" in t.value)
     assert cards["Card"].iloc[0] == "Your limit: 24 GiB"
 
 
-def test_a_card_that_is_in_no_table_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = drawn(monkeypatch, stores.generate(tmp_path, "s", 1), cost_card="Voodoo 2")
+def test_a_card_that_is_in_no_table_is_forgotten(tmp_path: Path, opened: Open) -> None:
+    stores.generate(tmp_path, "s", 1)
+    page = opened(tmp_path, "cost_and_fit", cost_card="Voodoo 2")
     assert not page.exception
     assert page.selectbox(key="cost_card").value is None

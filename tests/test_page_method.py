@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeRecord, MakeSpec
+from conftest import MakeRecord, MakeSpec, Open
 from stores import generate
-from streamlit.testing.v1 import AppTest
 
-from dashboard.views import method
 from harness.decision import Decision, make
 from harness.recommend import Limits
 from harness.record import Record
 from harness.store import Store, StudyStore
 from harness.summary import Evidence, gather, summarise
 
-APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
+pytest.importorskip("streamlit", reason="the dashboard is an extra")
+
+from dashboard.views import method  # after the check that it is there
+
 NO_LIMITS = Limits()
 
 
@@ -163,7 +164,6 @@ def test_results_made_elsewhere_claim_nothing_that_is_not_known(
     here = {r.name: r.here for r in method.rules(evidence, None, None)}
     assert here["Tuned alike"] == "PEFT does not say how much each arm was tuned."
     assert here["Looked at when declared"] == "Nothing was declared."
-    assert method.reproduce(evidence, store) == "harness import peft PATH --name s"
     assert "Apache-2.0" in method.citation(evidence, None)
     assert "How much each method was tuned is not known." in method.limits(evidence)
     assert method.definitions(evidence, decision).set_index("Number").loc["Tokens per second", "What it is"] == (
@@ -171,25 +171,19 @@ def test_results_made_elsewhere_claim_nothing_that_is_not_known(
     )
 
 
-@pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    monkeypatch.setenv("HARNESS_STORE", str(tmp_path))
-    return AppTest.from_file(str(APP), default_timeout=60)
-
-
 @pytest.mark.parametrize(
     ("trials", "kinds"), [(0, ("done",)), (1, ("done",)), (60, ("done",)), (20, ("out_of_memory",))]
 )
-def test_the_page_stands_on_any_study(app: AppTest, tmp_path: Path, trials: int, kinds: Any) -> None:
+def test_the_page_stands_on_any_study(opened: Open, tmp_path: Path, trials: int, kinds: Any) -> None:
     generate(tmp_path, "lab", trials, kinds=kinds)
-    app.run().switch_page("app_pages/method.py").run()
+    app = opened(tmp_path, "method")
     assert not app.exception
     assert app.header[0].value == "Can I trust this?"
     assert any("declaration" in c.value for c in app.code)
 
 
-def test_the_page_shows_the_verdicts_at_the_margin_of_the_side_bar(app: AppTest, judged: StudyStore) -> None:
-    app.run().switch_page("app_pages/method.py").run()
+def test_the_page_shows_the_verdicts_at_the_margin_of_the_side_bar(opened: Open, judged: StudyStore) -> None:
+    app = opened(judged.folder.parent, "method")
     app.number_input(key="margin").set_value(0.9).run()
     assert not app.exception
     verdicts = next(d.value for d in app.dataframe if "Verdict" in d.value.columns)

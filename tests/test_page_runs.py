@@ -1,12 +1,11 @@
 """The page of all runs and of each in detail: what it shows of made-up runs, checkable by eye."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
 import pytest
-from conftest import MakeRecord
+from conftest import MakeRecord, Open
 from stores import ARMS, generate
 
 from harness import reproduce
@@ -17,34 +16,18 @@ from harness.summary import gather
 pytest.importorskip("streamlit", reason="the dashboard is an extra")
 
 from streamlit.material_icon_names import ALL_MATERIAL_ICONS  # after the check that it is there
-from streamlit.testing.v1 import AppTest
 
 from dashboard import shared
 from dashboard.views import runs
 
-APP = str(Path(shared.__file__).with_name("app.py"))
 ALL: dict[str, list[str]] = {"status": [], "arm": [], "phase": []}
 MIB = 1 << 20
-Ask = Callable[..., AppTest]
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> StudyStore:
     """45 runs: the base, 24 tuning runs of which some end badly, and 5 confirmed runs of each of four arms."""
     return generate(tmp_path_factory.mktemp("store"), "lab", 47, items=20)
-
-
-@pytest.fixture
-def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
-    def run(store: Path, **state: Any) -> AppTest:
-        monkeypatch.setenv("HARNESS_STORE", str(store))
-        at = AppTest.from_file(APP, default_timeout=60)
-        for name, value in state.items():
-            at.session_state[name] = value
-        at.run()
-        return at.switch_page("app_pages/runs.py").run()
-
-    return run
 
 
 def tensors(**changes: int) -> TensorBytes:
@@ -207,10 +190,10 @@ def test_a_run_that_was_sent_to_wandb_has_its_address(make_record: MakeRecord, t
 # the page
 
 
-def test_a_link_opens_a_run_with_the_command_that_makes_it_again(study: StudyStore, ask: Ask) -> None:
+def test_a_link_opens_a_run_with_the_command_that_makes_it_again(study: StudyStore, opened: Open) -> None:
     evidence = gather(study)
     record = evidence.runs[0]
-    at = ask(study.folder.parent, run=record.trial_id)
+    at = opened(study.folder.parent, "runs", run=record.trial_id)
     assert not at.exception
     assert shared.plain(runs.began(record)) in [c.value for c in at.caption]
     command = reproduce.command(record, evidence.spec, study.folder / "study.yaml")
@@ -218,9 +201,9 @@ def test_a_link_opens_a_run_with_the_command_that_makes_it_again(study: StudySto
     assert {m.label for m in at.metric} >= {"Time", "Peak memory", "Throughput (tokens/s)"}
 
 
-def test_runs_that_ended_badly_open_too(study: StudyStore, ask: Ask) -> None:
+def test_runs_that_ended_badly_open_too(study: StudyStore, opened: Open) -> None:
     evidence = gather(study)
-    at = ask(study.folder.parent)
+    at = opened(study.folder.parent, "runs")
     for status in runs.known(evidence)["status"]:
         record = next(r for r in evidence.records if r.status == status)
         at.text_input(key="run").set_value(record.trial_id).run()
@@ -228,13 +211,13 @@ def test_runs_that_ended_badly_open_too(study: StudyStore, ask: Ask) -> None:
         assert shared.plain(runs.began(record)) in [c.value for c in at.caption]
 
 
-def test_a_filter_of_another_study_is_forgotten(study: StudyStore, ask: Ask) -> None:
-    at = ask(study.folder.parent, runs_arm=["lora", "of another study"])
+def test_a_filter_of_another_study_is_forgotten(study: StudyStore, opened: Open) -> None:
+    at = opened(study.folder.parent, "runs", runs_arm=["lora", "of another study"])
     assert not at.exception
     assert at.multiselect(key="runs_arm").value == ["lora"]
 
 
-def test_a_run_that_is_not_there_is_said(study: StudyStore, ask: Ask) -> None:
-    at = ask(study.folder.parent, run="zzz")
+def test_a_run_that_is_not_there_is_said(study: StudyStore, opened: Open) -> None:
+    at = opened(study.folder.parent, "runs", run="zzz")
     assert not at.exception
     assert "lab has no run zzz, or several that begin so." in [t.value for t in at.text]

@@ -6,17 +6,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import MakeRecord, MakeSpec
+from conftest import MakeRecord, MakeSpec, Open
 from stores import generate
-from streamlit.testing.v1 import AppTest
 
-from dashboard.views import search, search_charts
 from harness.record import Record, Score, Status
 from harness.spec import StudySpec
 from harness.store import Store, StudyStore
-from harness.summary import gather, summarise
+from harness.summary import gather
+from harness.wording import STATUSES
+from harness.words import capital
 
-APP = Path(__file__).resolve().parent.parent / "dashboard" / "app.py"
+pytest.importorskip("streamlit", reason="the dashboard is an extra")
+
+from dashboard.views import search, search_charts, search_rates  # after the check that it is there
+from dashboard.views.banner import Banner
 
 
 def loss(value: float) -> list[Score]:
@@ -26,11 +29,10 @@ def loss(value: float) -> list[Score]:
 
 
 def read(store: StudyStore) -> search.Tuning:
-    evidence = gather(store)
-    return search.tuning(evidence, summarise(store, evidence))
+    return search.tuning(gather(store))
 
 
-def banner(store: StudyStore) -> search.Banner:
+def banner(store: StudyStore) -> Banner:
     return search.banner(gather(store), read(store))
 
 
@@ -82,7 +84,7 @@ def test_the_last_line_of_the_ledger_is_the_sum_of_the_others(tmp_path: Path) ->
     table = search.ledger(read(generate(tmp_path, "lab", 60)))
     *rows, total = table["Runs in the log"]
     assert total == sum(rows) == 60
-    ends = [c for c in table.columns if c in search.ENDED.values()]
+    ends = [c for c in table.columns if c in map(capital, STATUSES.values())]
     assert list(table[ends].sum(axis=1)) == list(table["Runs in the log"])
 
 
@@ -164,14 +166,14 @@ def test_a_diverged_run_has_no_loss_whatever_it_scored(study: Study) -> None:
 def test_of_very_many_trials_the_best_ones_are_all_drawn() -> None:
     # the one that matters is not a third one, so even thinning alone would lose it
     losses = [1.0] * 5001 + [0.5] + [1.0] * 998
-    frame = pd.DataFrame({"series": "lora", "number": range(1, 6001), "loss": losses, "ended": "Completed"})
-    frame.loc[1::3, ["loss", "ended"]] = [float("nan"), "Diverged"]  # none of them is an n-th of all
-    frame.loc[5001, ["loss", "ended"]] = [0.5, "Completed"]
+    frame = pd.DataFrame({"series": "lora", "number": range(1, 6001), "loss": losses, "ended": "done"})
+    frame.loc[1::3, ["loss", "ended"]] = [float("nan"), "diverged"]  # none of them is an n-th of all
+    frame.loc[5001, ["loss", "ended"]] = [0.5, "done"]
     frame["best"] = frame["loss"].cummin().ffill()
     drawn = search_charts.thinned(frame)
     assert len(drawn) < 2100
     assert 5002 in set(drawn["number"])
-    assert (drawn["ended"] == "Diverged").sum() == 667  # each third of 2000
+    assert (drawn["ended"] == "diverged").sum() == 667  # each third of 2000
     assert search_charts.left_out(frame, drawn).startswith(f"Drawn are {len(drawn)} of 6000 trials")
     few = frame.head(100)
     assert search_charts.thinned(few) is few
@@ -188,11 +190,11 @@ def test_a_parameter_that_decides_the_loss_explains_it_and_another_does_not() ->
     frame = pd.DataFrame(
         {"rank": [4, 4, 4, 4, 8, 8, 8, 8], "noise": [1, 2, 2, 1, 1, 2, 2, 1], "loss": [1.0, 2, 3, 4, 5, 6, 7, 8]}
     )
-    table = search.importance(frame)
+    table = search_rates.importance(frame)
     assert table is not None
     shares = dict(zip(table["Parameter"], table["Share"], strict=True))
-    assert shares["rank"] == pytest.approx(0.7222, abs=1e-4)
-    assert shares["noise"] == 0.0
+    assert shares["Rank"] == pytest.approx(0.7222, abs=1e-4)
+    assert shares["Noise"] == 0.0
 
 
 def test_a_valley_over_learning_rates_is_seen() -> None:
@@ -200,17 +202,17 @@ def test_a_valley_over_learning_rates_is_seen() -> None:
     rates = [10**-x for x in range(20)]
     frame = pd.DataFrame({"learning_rate": rates, "rank": [4, 8] * 10, "loss": [abs(x - 9.5) for x in range(20)]})
     assert frame["learning_rate"].corr(frame["loss"], method="spearman") == pytest.approx(0, abs=0.01)
-    table = search.importance(frame)
+    table = search_rates.importance(frame)
     assert table is not None
-    assert table["Parameter"][0] == "learning rate"
+    assert table["Parameter"][0] == "Learning rate"
     assert table["Share"][0] > 0.8
 
 
 def test_too_few_trials_or_parameters_give_no_importance_and_say_what_it_takes() -> None:
     few = pd.DataFrame({"rank": [4, 8, 4, 8], "alpha": [1, 1, 2, 2], "loss": [0.1, 0.2, 0.3, 0.4]})
-    assert search.importance(few) is None
-    assert search.missing(few) == "Importances need 8 completed trials of a configuration; here are 4."
-    assert search.missing(few[["rank", "loss"]]) == "Importances need 2 parameters that vary, and one does."
+    assert search_rates.importance(few) is None
+    assert search_rates.missing(few) == "Importances need 8 completed trials of a configuration; here are 4."
+    assert search_rates.missing(few[["rank", "loss"]]) == "Importances need 2 parameters that vary, and one does."
 
 
 def test_only_parameters_that_vary_are_drawn(study: Study) -> None:
@@ -219,7 +221,7 @@ def test_only_parameters_that_vary_are_drawn(study: Study) -> None:
         study.run("lora", "search", 0.1 * rank, number=number, params=params)
     frame = read(study.store).params["lora"]
     assert list(frame.columns) == ["rank", "loss"]
-    assert [name for name, _ in search_charts.slices(frame, study.spec, "lora")] == ["rank"]
+    assert [name for name, _ in search_charts.slices(frame, study.spec, "lora")] == ["Rank"]
 
 
 def test_results_made_elsewhere_have_no_plan(tmp_path: Path, make_record: MakeRecord, make_spec: MakeSpec) -> None:
@@ -228,36 +230,32 @@ def test_results_made_elsewhere_have_no_plan(tmp_path: Path, make_record: MakeRe
     said = banner(foreign.store)
     assert said.badge == "Not known"
     assert read(foreign.store).progress == []
-    assert search.next_command(foreign.store, read(foreign.store)) is None
+    assert search.left(read(foreign.store)) == 0
 
 
-@pytest.fixture
-def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
-    monkeypatch.setenv("HARNESS_STORE", str(tmp_path))
-    return AppTest.from_file(str(APP), default_timeout=60)
-
-
-def test_the_page_shows_the_sentence_the_ledger_and_the_charts(app: AppTest, tmp_path: Path) -> None:
+def test_the_page_shows_the_sentence_the_ledger_and_the_charts(opened: Open, tmp_path: Path) -> None:
     store = generate(tmp_path, "lab", 60)
-    app.run().switch_page("app_pages/search.py").run()
+    app = opened(tmp_path, "search")
     assert not app.exception
     assert any("nothing is left to run" in m.value for m in app.markdown)
     assert len(app.dataframe) == 3  # ledger, progress, learning rates
     assert app.dataframe[0].value["Runs in the log"].iloc[-1] == len(store.table("trials"))
 
 
-def test_the_page_goes_without_a_chart_where_nothing_was_completed(app: AppTest, tmp_path: Path) -> None:
+def test_the_page_goes_without_a_chart_where_nothing_was_completed(opened: Open, tmp_path: Path) -> None:
     generate(tmp_path, "oom", 40, kinds=("out_of_memory",))
-    app.run().switch_page("app_pages/search.py").run()
+    app = opened(tmp_path, "search")
     assert not app.exception
     assert any("there is no loss to draw" in t.value for t in app.text)
 
 
-def test_parameters_beside_the_learning_rate_have_slices_and_an_importance(app: AppTest, study: Study) -> None:
+def test_parameters_beside_the_learning_rate_have_slices_and_an_importance(
+    opened: Open, tmp_path: Path, study: Study
+) -> None:
     for number in range(9):
         params = {"learning_rate": 1e-3 * (number + 1), "rank": 4 * (1 + number % 2)}
         study.run("lora", "search", 0.1 * (number + 1), number=number, params=params)
-    app.run().switch_page("app_pages/search.py").run()
+    app = opened(tmp_path, "search")
     assert not app.exception
     assert app.selectbox(key="search_arm").value == "lora"
     assert any("Kelley" in c.value for c in app.caption)

@@ -76,7 +76,7 @@ def test_declared_looks_share_the_error_rate(fill: Fill) -> None:
     assert (evidence.seeds, evidence.alpha) == (3, look_alpha(0.05, (3, 5, 8)))
     assert evidence.alpha < 0.05 / 2, "three looks at 5 % would err twice as often"
     assert verdicts(store)["lora"] == ("worse", None)
-    assert settled(store), "the first look settles it, so the study may stop"
+    assert settled(gather(store)), "the first look settles it, so the study may stop"
 
 
 def test_unequal_tuning_budgets_are_named_and_not_compared(fill: Fill, make_record: MakeRecord) -> None:
@@ -157,6 +157,11 @@ def test_limits_come_first(fill: Fill, make_record: MakeRecord) -> None:
     strict = recommend(store, Limits(quality=0.8))
     assert {c.arm: c.feasible for c in strict.candidates} == {"full": "yes", "lora": "no"}
     assert "the only configuration within the limits" in strict.sentence
+
+
+def test_of_one_run_there_is_no_bound_of_its_time(fill: Fill) -> None:
+    alone = recommend(fill({"full": 0.9, "lora": 0.9}, {"full": 1, "lora": 1}), Limits(hours=1.0))
+    assert {c.arm: c.why for c in alone.candidates} == dict.fromkeys(("full", "lora"), "one run: no bound of its time")
 
 
 def test_arms_beyond_the_limits_do_not_stand_in_the_way_of_those_within(fill: Fill, make_record: MakeRecord) -> None:

@@ -16,6 +16,7 @@ from stores import generate
 
 from harness import report
 from harness.cli import harness, run
+from harness.content import Runs, content_of, without_folders
 from harness.decision import Decision, make
 from harness.recommend import Limits
 from harness.record import Record
@@ -189,10 +190,10 @@ def test_the_tables_of_the_markdown_are_well_formed(rented: Found) -> None:
 
 def test_every_configuration_names_its_trials(rented: Found) -> None:
     evidence, summary, decision = rented
-    content = report.content_of(evidence, summary, decision, "--md")
-    for row in content.configurations.rows:
+    said = content_of(evidence, summary, decision, "--md")
+    for row in said.configurations.rows:
         arm, ids = str(row[0]).removesuffix(" (to use)"), row[-1]
-        assert isinstance(ids, report.Runs)
+        assert isinstance(ids, Runs)
         assert ids.ids == [r.trial_id for r in evidence.runs if r.trial.arm == arm]
         assert len(ids.ids) == 5
 
@@ -239,15 +240,15 @@ def test_a_run_that_found_no_room_is_in_the_report(rented: Found) -> None:
     lost: Record = evidence.records[1].model_copy(
         update={"status": "out_of_memory", "detail": "CUDA out of memory. Tried to allocate 256.00 MiB"}
     )
-    content = report.content_of(replace(evidence, records=[lost, lost]), summary, decision, "--md")
-    (row,) = content.failures.rows
+    said = content_of(replace(evidence, records=[lost, lost]), summary, decision, "--md")
+    (row,) = said.failures.rows
     assert row[1:5] == ["tuning", "out of memory", "2", "CUDA out of memory. Tried to allocate 256.00 MiB"]
 
 
 def test_commands_in_a_report_do_not_tell_folders_of_the_machine() -> None:
-    told = report._without_folders("harness next lab --run --store /srv/ana/results")
+    told = without_folders("harness next lab --run --store /srv/ana/results")
     assert told == "harness next lab --run --store results"
-    told = report._without_folders("harness study /srv/ana/results/lab/study.yaml 'confirm.seeds=[101]'")
+    told = without_folders("harness study /srv/ana/results/lab/study.yaml 'confirm.seeds=[101]'")
     assert told == "harness study results/lab/study.yaml 'confirm.seeds=[101]'"
 
 
@@ -302,3 +303,8 @@ def test_markdown_and_json_need_nothing_that_draws(store: StudyStore, rented: Fo
     arguments = ["report", "rented", "--md", "--store", str(store.folder.parent)]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_code_in_markdown_is_shown_as_it_is() -> None:
+    assert report._code("a|b") == "`a|b`"  # a bar is escaped in the cells of tables alone
+    assert report._code("a `b`") == "`` a `b` ``"

@@ -167,7 +167,7 @@ def test_what_an_early_look_left_out_is_not_served(
     tmp_path: Path, spec: StudySpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     confirm = spec.confirm.model_copy(update={"seeds": [101, 102, 103, 104], "looks": [2, 4]})
-    monkeypatch.setattr("harness.study.settled", lambda store: True)  # made-up runs have no items to compare
+    monkeypatch.setattr("harness.study.settled", lambda evidence: True)  # made-up runs have no items to compare
     launcher = MadeUp()
     study(spec.model_copy(update={"confirm": confirm}), tmp_path, launcher)
     assert launcher.ran == [*WHOLE, *BASES, *SERVED, *SPEED]

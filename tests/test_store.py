@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 import shutil
 import sys
 import threading
 import typing
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -670,3 +672,24 @@ def test_a_made_up_study_on_a_gpu_has_what_only_a_gpu_has(tmp_path: Path) -> Non
     assert run.forecast is not None
     assert run.environment["gpus"][0]["name"] == run.forecast.device
     assert store.spec().prices.per_hour is not None
+
+
+def test_threads_that_share_a_store_each_learn_what_was_left_out(store: StudyStore, make_record: MakeRecord) -> None:
+    for seed in range(20):
+        store.write(make_record({"seed": seed}))
+    broken = sorted((store.folder / "trials").glob("*.parquet"))[:10]
+    for path in broken:
+        path.write_bytes(b"PAR1")
+    shared = StudyStore(store.folder, lenient=True)
+
+    def ask(times: int) -> list[list[Path]]:
+        seen = []
+        for at in range(times):
+            os.utime(broken[0], (at, at))  # what was read is out of date
+            seen.append([problem.path for problem in shared.unreadable()])
+        return seen
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask, 8) for _ in range(4)]
+        for thread in asked:
+            assert thread.result() == [broken] * 8

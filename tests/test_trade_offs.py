@@ -15,7 +15,7 @@ from harness.recommend import Limits
 from harness.summary import Evidence, Summary, gather, summarise
 from harness.trade_offs import Point, TradeOff, along, apart, axes, front, limit_of
 from harness.units import GIB
-from harness.wording import named, trade_off_findings, trade_off_reading
+from harness.wording import trade_off_findings, trade_off_reading
 
 Found = tuple[Evidence, Summary, Decision]
 
@@ -142,12 +142,6 @@ def test_what_found_no_room_is_named() -> None:
     said = trade_off_findings(trade_off([point("a", 1)], no_room=["full"], unplaced=["odd"]))
     assert "One configuration has no score, since no run found room (marks at the right edge): full." in said
     assert "Scored, but not drawn since this cost is not known: odd." in said
-
-
-def test_of_many_the_first_are_named() -> None:
-    assert named(["a"]) == "a"
-    assert named(["a", "b", "c"]) == "a, b and c"
-    assert named(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"
 
 
 def spec(some: TradeOff, decision: Decision) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import shared
+from dashboard import drawing, shared
 from dashboard.views import bits as shown
-from harness import bits
+from dashboard.views import bits_charts
+from harness import bits, reproduce
 from harness.bits import Bits, Question
 
 view = shared.current()
@@ -15,8 +16,8 @@ view = shared.current()
 @st.cache_resource(max_entries=shared.KEPT, show_spinner="Comparing bit-widths")
 def answer(folder: str, version: str) -> Bits:
     """On the study's own metric and margin, as `harness bits` says it."""
-    evidence, caveats = shared.own(folder, version)
-    return bits.answer(shared.opened(Path(folder).name), evidence, caveats)
+    evidence, summary = shared.own_results(folder, version)
+    return bits.answer(shared.opened(Path(folder).name), evidence, summary.caveats)
 
 
 def question_of(found: Bits) -> Question:
@@ -27,19 +28,6 @@ def question_of(found: Bits) -> Question:
     shared.forget_unknown("bits_question", titles)
     st.selectbox("Question", titles, key="bits_question", bind="query-params")
     return found.questions[titles.index(str(st.session_state["bits_question"]))]
-
-
-def told(question: Question, study: str) -> None:
-    """The sentences of `harness bits`, word for word."""
-    badge, icon, color = shown.ANSWERS[question.answer]
-    first, *others = question.findings
-    with st.container(border=True):
-        st.badge(badge, icon=icon, color=color)
-        st.markdown(f"**{shared.plain(first.sentence)}**")
-        for line in [*(f.sentence for f in others), *(f"Not judged on {reason}" for reason in question.skipped)]:
-            st.caption(shared.plain(line))
-        for line in shown.odd(question):
-            st.caption(shared.plain(line))
 
 
 def quality(question: Question) -> None:
@@ -58,14 +46,13 @@ def quality(question: Question) -> None:
     named = shown.title(measure, question)
     left, right = st.columns(2)
     some = shown.points(question, measure)
-    chart = shown.quality_chart(some, named, question.reference, margin, lowest)
+    chart = bits_charts.quality_chart(some, named, question.reference, margin, lowest)
     if chart is None:
         st.text("No bit-width has a score yet.")
         return
     left.altair_chart(chart, alt=shown.chart_alt(question, measure, some))
     apart = shown.differences(question, measure)
-    unit = " (points)" if shown.percent(measure, finding) else ""
-    chart = shown.difference_chart(apart, f"Difference from {question.reference}{unit}", margin, lowest)
+    chart = bits_charts.difference_chart(apart, shown.difference_title(measure, question), margin, lowest)
     if chart is None:
         right.text(f"No difference is judged on {shown.measure_name(measure)}.")
     else:
@@ -76,9 +63,9 @@ def quality(question: Question) -> None:
 def costs(question: Question) -> None:
     st.subheader("What each takes")
     drawn = [
-        (shown.sizes_chart(question), "Memory of the weights"),
-        (shown.peaks_chart(question), "Peak of a training step"),
-        (shown.divergence_chart(question), "How far each is from the unquantized model"),
+        (bits_charts.sizes_chart(question), "Memory of the weights"),
+        (bits_charts.peaks_chart(question), "Peak of a training step"),
+        (bits_charts.divergence_chart(question), "How far each is from the unquantized model"),
     ]
     charts = [(chart, alt) for chart, alt in drawn if chart is not None]
     for column, (chart, alt) in zip(st.columns(len(charts)) if charts else [], charts, strict=True):
@@ -97,7 +84,11 @@ def speeds(found: Bits) -> None:
         shared.forget_unknown("bits_shape", names)
         st.segmented_control("Batch", names, key="bits_shape", default=names[0], required=True, bind="query-params")
         shape = known[names.index(str(st.session_state["bits_shape"]))]
-    drawn = [c for c in (shown.speed_chart(found, shape, "decode"), shown.speed_chart(found, shape, "prefill")) if c]
+    drawn = [
+        c
+        for c in (bits_charts.speed_chart(found, shape, "decode"), bits_charts.speed_chart(found, shape, "prefill"))
+        if c
+    ]
     for column, chart in zip(st.columns(len(drawn)), drawn, strict=True):
         column.altair_chart(chart, alt=shown.speed_alt(found, shape))
     st.caption(
@@ -113,7 +104,7 @@ def speeds(found: Bits) -> None:
 st.header("Which bit-width still holds")
 if not bits.asks(view.evidence.spec):
     st.text(shown.nothing_asked(view.evidence))
-    st.code("harness study tiny-bits", language=None)
+    st.code(reproduce.preset("tiny-bits", shared.root()), language=None, wrap_lines=True)
     st.subheader("What this study has")
     st.dataframe(
         shown.by_arm(view.evidence, view.summary), hide_index=True,
@@ -125,7 +116,7 @@ else:
     if len(answered.questions) > 1:
         st.dataframe(shown.answers(answered), hide_index=True, alt="Every question about bit-widths with its answer")
     asked = question_of(answered)
-    told(asked, answered.study)
+    drawing.banner(shown.answer(asked))
     st.subheader("Quality by bit-width")
     quality(asked)
     st.dataframe(shown.table(asked), hide_index=True, alt=f"Quality by bit-width: {asked.findings[0].sentence}")

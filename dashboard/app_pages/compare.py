@@ -3,9 +3,9 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import shared
-from dashboard.views import compare, metrics
-from harness import pairs, questions
+from dashboard import drawing, shared
+from dashboard.views import compare
+from harness import metrics, pairs, questions, reproduce
 from harness.pairs import Pair
 
 
@@ -39,12 +39,7 @@ def pick() -> tuple[str, str]:
 
 
 def answer(pair: Pair) -> None:
-    with st.container(border=True):
-        found = compare.badge(pair)
-        st.badge(shared.plain(found.text), icon=found.icon, color=found.color)
-        st.text(pair.sentence)
-        if pair.exploratory:
-            st.text("Exploratory: decided after the study began, so its error rate is not the promised one.")
+    drawing.banner(compare.answer(pair))
     if pair.metrics and (said := compare.basis(pair)):
         st.caption(shared.plain(said))
 
@@ -171,13 +166,14 @@ if left_arm == right_arm:
     st.text(f"Both are {left_arm}: choose two different ones.")
     st.stop()
 found_pair = pair_of(
-    str(view.store.folder), view.version, view.evidence.metric, view.limits.margin, left_arm, right_arm, view
+    str(view.store.folder), view.version, view.evidence.metric, view.decision.limits.margin, left_arm, right_arm, view
 )
 answer(found_pair)
 lacking = compare.missing(found_pair, view.evidence)
 if lacking:
     st.text(lacking)
-    st.code(f"harness study {view.store.folder.name}", language=None, wrap_lines=True)
+    if not view.evidence.elsewhere:
+        st.code(reproduce.study(view.store), language=None, wrap_lines=True)
 else:
     differences(found_pair)
     flips(found_pair)

@@ -4,27 +4,27 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import shared
-from dashboard.views import cost_and_fit as shown
-from harness import budget
+from dashboard.views import cost_and_fit, cost_cards, cost_forecasts, cost_memory, cost_spent
+from harness import budget, reproduce
 from harness.errors import HarnessError
 from harness.forecast import processors
 from harness.scoring import ForecastScore, score
 from harness.units import GIB
 
 view = shared.current()
-evidence, decision, limit = view.evidence, view.decision, view.limits.memory_bytes
+evidence, decision, limit = view.evidence, view.decision, view.decision.limits.memory_bytes
 folder = str(view.store.folder)
 
 
 @st.cache_resource(max_entries=shared.KEPT, show_spinner="Forecasting on every card")
-def holdings(folder: str, version: str, limit: int | None) -> list[shown.Holding]:
-    read = shared.own(folder, version)[0]
-    return shown.holdings(read.spec, read.records, shown.cards_of(limit))
+def holdings(folder: str, version: str, limit: int | None) -> list[cost_cards.Holding]:
+    read = shared.own_results(folder, version)[0]
+    return cost_cards.holdings(read.spec, read.records, cost_cards.cards_of(limit))
 
 
 @st.cache_resource(max_entries=4 * shared.KEPT, show_spinner="Planning")
 def planned(folder: str, version: str, card: str) -> budget.Plan | HarnessError:
-    read = shared.own(folder, version)[0]
+    read = shared.own_results(folder, version)[0]
     try:
         return budget.plan(read.spec, processors.find(card), read.records)
     except HarnessError as error:
@@ -33,55 +33,61 @@ def planned(folder: str, version: str, card: str) -> budget.Plan | HarnessError:
 
 @st.cache_resource(max_entries=shared.KEPT, show_spinner=False)
 def scored(folder: str, version: str) -> ForecastScore:
-    return score(shared.own(folder, version)[0].records)
+    return score(shared.own_results(folder, version)[0].records)
 
 
-def memory(some: list[shown.Need]) -> None:
+def memory(some: list[cost_memory.Need]) -> None:
     st.subheader("Memory of a training step")
     if not some:
-        st.text("No run has measured its memory yet, and none carries a forecast. Go on with:")
-        st.code(decision.next_command or f"harness study {decision.study}", language=None, wrap_lines=True)
+        st.text("No run has measured its memory yet, and none carries a forecast.")
+        go_on()
         return
     arms = len({n.arm for n in some})
-    few = arms > shown.MANY and not st.toggle(f"Show all {arms}", key="cost_all", bind="query-params")
-    drawn = shown.largest(some, shown.MANY if few else None)
-    chart = shown.memory_chart(drawn, limit)
+    few = arms > cost_memory.MANY and not st.toggle(f"Show all {arms}", key="cost_all", bind="query-params")
+    drawn = cost_memory.largest(some, cost_memory.MANY if few else None)
+    chart = cost_memory.memory_chart(drawn, limit)
     if chart is not None:
-        st.altair_chart(chart, alt=shown.memory_alt(drawn))
-    st.caption(shared.plain(shown.memory_reading(some, limit)))
+        st.altair_chart(chart, alt=cost_memory.memory_alt(drawn))
+    st.caption(shared.plain(cost_memory.memory_reading(some, limit)))
     if evidence.spec.origin and evidence.spec.origin.note:
         st.caption(shared.plain(f"Made by {evidence.spec.origin.tool}: {evidence.spec.origin.note}."))
     with st.expander("Figures by component"):
-        st.dataframe(shown.memory_table(some), hide_index=True, alt=shown.memory_alt(some))
+        st.dataframe(cost_memory.memory_table(some), hide_index=True, alt=cost_memory.memory_alt(some))
+
+
+def go_on() -> None:
+    if decision.next_command:
+        st.text("This goes on with the study:")
+        st.code(decision.next_command, language=None, wrap_lines=True)
 
 
 def cards() -> dict[str, float | None]:
     """Draws them; returns the price of an hour on each, as edited."""
     st.subheader("What fits which card")
     held = holdings(folder, view.version, limit)
-    known = shown.cards_of(limit)
+    known = cost_cards.cards_of(limit)
     rates = edited_rates()
     st.dataframe(
-        shown.arms_table(held, known, rates, limit), hide_index=True,
+        cost_cards.arms_table(held, known, rates, limit), hide_index=True,
         alt="For every configuration the smallest and the cheapest card that hold it, as forecast",
         column_config={"Configuration": st.column_config.TextColumn(pinned=True)},
     )  # fmt: skip
-    missing = shown.unforecast(held)
+    missing = cost_cards.unforecast(held)
     if missing:
         st.caption(shared.plain(missing))
     picked = held
     left, right = st.columns(2)
-    shared.forget_unknown("cost_where", list(shown.WHERE))
+    shared.forget_unknown("cost_where", list(cost_cards.WHERE))
     where = left.segmented_control(
-        "Cards", shown.WHERE, default=shown.WHERE[0], required=True, key="cost_where", bind="query-params"
+        "Cards", cost_cards.WHERE, default=cost_cards.WHERE[0], required=True, key="cost_where", bind="query-params"
     )
-    if len(held) > shown.COLUMNS:
+    if len(held) > cost_cards.COLUMNS:
         names = [h.arm for h in held]
         if any(name not in names for name in st.session_state.get("cost_arms", [])):
             del st.session_state["cost_arms"]
-        some = right.multiselect("Configurations", names, default=names[: shown.COLUMNS], key="cost_arms")
+        some = right.multiselect("Configurations", names, default=names[: cost_cards.COLUMNS], key="cost_arms")
         picked = [h for h in held if h.arm in some]
-    table = shown.cards_table(picked, known, rates, str(where))
+    table = cost_cards.cards_table(picked, known, rates, str(where))
     if table.empty:
         st.text("No card of the table does.")
     else:
@@ -111,18 +117,18 @@ def edited_rates() -> dict[str, float | None]:
             "What renting one costs in US dollars, early 2026, for orientation. What is typed here holds for this page "
             "until it is closed."
         )
-    return shown.rates_of(edited)
+    return cost_cards.rates_of(edited)
 
 
 @st.cache_resource(show_spinner=False)
 def rates_shown() -> pd.DataFrame:
-    return shown.rates_table()
+    return cost_cards.rates_table()
 
 
 def detail(rates: dict[str, float | None]) -> None:
     st.subheader("This study on one card")
-    names = [c.name for c in shown.cards_of(None)]
-    sizes = [] if limit is None or not shown.is_card(limit) else [f"{limit / GIB:g} GB"]
+    names = [c.name for c in cost_cards.cards_of(None)]
+    sizes = [] if limit is None or not cost_cards.is_card(limit) else [f"{limit / GIB:g} GB"]
     shared.forget_unknown("cost_card", [*sizes, *names])
     card = st.selectbox(
         "Card", [*sizes, *names], index=None, placeholder="Choose a card", key="cost_card", bind="query-params"
@@ -135,52 +141,49 @@ def detail(rates: dict[str, float | None]) -> None:
         st.text(f"Not forecast here: {plan.message}")
         return
     rate = rates.get(card)
-    st.text(shown.plan_said(plan, rate))
-    st.dataframe(shown.plan_table(plan, rate), hide_index=True, alt=shown.plan_said(plan, rate))
+    st.text(cost_cards.plan_said(plan, rate))
+    st.dataframe(cost_cards.plan_table(plan, rate), hide_index=True, alt=cost_cards.plan_said(plan, rate))
     for doubt in plan.doubts:
         st.caption(shared.plain(f"Note: {doubt}"))
-    st.code(
-        f'harness plan {view.store.folder / "study.yaml"} --gpu "{card}" --store {view.store.folder.parent}',
-        language=None,
-        wrap_lines=True,
-    )
+    st.code(reproduce.plan(view.store, card), language=None, wrap_lines=True)
 
 
 def spent(frame: pd.DataFrame) -> None:
     st.subheader("What this study took")
-    few = None if st.session_state.get("cost_all") else shown.MANY
-    chart = shown.spent_chart(frame, few)
+    few = None if st.session_state.get("cost_all") else cost_memory.MANY
+    chart = cost_spent.spent_chart(frame, few)
     if chart is None:
-        st.text("Nothing has run yet. Start with:")
-        st.code(decision.next_command or f"harness study {decision.study}", language=None, wrap_lines=True)
+        st.text("Nothing has run yet.")
+        if needs:  # else it was said above
+            go_on()
         return
-    said = shown.spent_said(evidence, frame, decision)
+    said = cost_spent.spent_said(evidence, frame, decision)
     st.text(said)
     st.altair_chart(chart, alt=said)
-    st.dataframe(shown.spent_table(frame, decision), hide_index=True, alt=said)
+    st.dataframe(cost_spent.spent_table(frame, decision), hide_index=True, alt=said)
 
 
 def calibration() -> None:
     st.subheader("How good the forecasts were")
     found = scored(folder, view.version)
-    pairs = [(of, f) for of in shown.KINDS if len(f := shown.calibration_frame(evidence.records, of))]
+    pairs = [(of, f) for of in cost_forecasts.KINDS if len(f := cost_forecasts.calibration_frame(evidence.records, of))]
     if not pairs:
         why = ": they are of an older version, or were made elsewhere" if evidence.runs else ""
         st.text(f"No run has both a forecast and a measurement{why}.")
         return
     for column, (of, frame) in zip(st.columns(2), pairs, strict=False):
-        chart = shown.calibration_chart(frame, of)
+        chart = cost_forecasts.calibration_chart(frame, of)
         if chart is not None:
-            column.altair_chart(chart, alt=shown.coverage(frame, of))
-        column.caption(shared.plain(f"{of.capitalize()}. {shown.coverage(frame, of)}"))
-    st.dataframe(shown.score_table(found), hide_index=True, alt="Error and coverage of the forecasts by kind")
-    st.caption(shared.plain(f"{shown.score_said(found)} Errors are forecast over measured, minus one."))
+            column.altair_chart(chart, alt=cost_forecasts.coverage(frame, of))
+        column.caption(shared.plain(f"{of.capitalize()}. {cost_forecasts.coverage(frame, of)}"))
+    st.dataframe(cost_forecasts.score_table(found), hide_index=True, alt="Error and coverage of the forecasts by kind")
+    st.caption(shared.plain(f"{cost_forecasts.score_said(found)} Errors are forecast over measured, minus one."))
 
 
 st.header("What it costs, and what fits")
-needs = shown.needs(evidence)
-frame = shown.spent_frame(evidence)
-figures = shown.figures(evidence, needs, frame, decision)
+needs = cost_memory.needs(evidence)
+frame = cost_spent.spent_frame(evidence)
+figures = cost_and_fit.figures(evidence, needs, frame, decision)
 for column, (name, value, about, words) in zip(st.columns(4), figures, strict=False):
     column.metric(
         name, value, None, delta_description=about, help=words, border=True, height="stretch", delta_arrow="off"

@@ -2,22 +2,16 @@
 
 import streamlit as st
 
-from dashboard import shared
+from dashboard import drawing, shared
 from dashboard.views import decide
 from harness import charts, report
+from harness.wording import ranked_reading
 
 view = shared.current()
 decision = view.decision
 
-st.header(decision.question or f"What {decision.study} says")
-st.caption(shared.plain(decide.caption(view.evidence, decision)))
-
-with st.container(border=True):
-    for sentence in decide.verdict(decision):
-        st.badge(sentence.badge, icon=sentence.icon, color=sentence.color)
-        st.markdown(f"**{shared.plain(sentence.text)}**")
-    for line in decision.recommendation.details:
-        st.caption(shared.plain(line))
+st.header(shared.plain(decision.question or f"What {decision.study} says"))
+drawing.banner(*decide.verdict(decision))
 
 figures = decide.figures(decision)
 for column, figure in zip(st.columns(len(figures)) if figures else [], figures, strict=True):
@@ -31,10 +25,10 @@ scored = sum(row.quality is not None for row in decision.rows)
 few = scored > decide.MANY and not st.toggle(f"Show all {scored}", key="decide_all", bind="query-params")
 chart = charts.ranked(decision, decide.MANY if few else None)
 if chart is None:
-    st.text(f"No configuration has a score yet. Go on with: harness study {decision.study}")
+    st.text("No configuration has a score yet.")
 else:
     st.altair_chart(chart, alt=charts.ranked_alt(decision))
-    st.caption(shared.plain(decide.reading(decision)))
+    st.caption(shared.plain(ranked_reading(decision)))
 st.text(decision.told_apart)
 st.dataframe(
     decide.table(decision), hide_index=True, alt=f"Every configuration of {decision.study} with its figures",
@@ -62,8 +56,8 @@ with st.container(horizontal=True):
         "Decision (JSON)", report.decision_json(decision), f"{decision.study}-decision.json",
         "application/json", icon=":material/data_object:", on_click="ignore",
     )  # fmt: skip
-    for name, about, content in decide.exported(view.evidence, decision):
-        st.download_button(name, content, name, icon=":material/download:", help=about, on_click="ignore")
+    for name, words, content in decide.exported(view.evidence, decision):
+        st.download_button(name, content, name, icon=":material/download:", help=words, on_click="ignore")
 st.caption("A link to this view, with the limits in it:")
 st.code(shared.link(view), language=None, wrap_lines=True)
 if decision.chosen and decision.chosen.command:

@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from dashboard import shared
+from dashboard import drawing, shared
 from dashboard.views import method
+from harness import reproduce
 from harness.recommend import Limits
 from harness.spec import dump_study
 
@@ -16,17 +17,12 @@ def read(folder: str, version: str, limits: Limits, _view: shared.View) -> metho
 view = shared.current()
 evidence, decision, records = view.evidence, view.decision, view.evidence.records
 declared = view.store.declared()
-comparison = evidence.against(evidence.spec.baseline, list(evidence.spec.arms), decision.margin)
-tables = read(str(view.store.folder), view.version, view.limits, view)
-banner = tables.banner
+comparison = decision.comparison
+tables = read(str(view.store.folder), view.version, view.decision.limits, view)
 
 st.header("Can I trust this?")
-st.caption(shared.plain(f"{decision.study} · {evidence.spec.question or 'no question given'}"))
-with st.container(border=True):
-    st.badge(banner.badge, icon=banner.icon, color=banner.color)
-    st.markdown(f"**{shared.plain(banner.sentence)}**")
-    for line in banner.details:
-        st.caption(shared.plain(line))
+st.caption(shared.plain(evidence.spec.question or "No question was given."))
+drawing.banner(tables.banner)
 
 st.subheader("What is measured")
 st.table(tables.definitions, hide_index=True, alt="What each number is and how many runs have it")
@@ -81,7 +77,13 @@ st.subheader("Known limits")
 st.markdown("\n".join(f"- {shared.plain(line)}" for line in tables.limits))
 
 st.subheader("Make it again, and cite it")
-st.code(method.reproduce(evidence, view.store), language=None, wrap_lines=True)
+origin = evidence.spec.origin
+name = evidence.spec.name
+st.code(
+    reproduce.bring(origin.tool, shared.root(), name) if origin else reproduce.again(view.store),
+    language=None,
+    wrap_lines=True,
+)
 st.code(tables.citation, language=None, wrap_lines=True)
 st.download_button(
     "Study file", dump_study(evidence.spec), f"{evidence.spec.name}.yaml", "application/yaml",

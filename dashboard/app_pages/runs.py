@@ -1,14 +1,16 @@
 """Every run of a study, and one of them in detail."""
 
 import os
+from functools import partial
 
 import pandas as pd
 import streamlit as st
 
 from dashboard import shared
 from dashboard.views import runs
-from harness import reproduce
+from harness import metrics, reproduce
 from harness.record import Record
+from harness.wording import STATUSES
 
 FILTERS = {"status": "Status", "arm": "Configuration", "phase": "Phase"}
 
@@ -16,9 +18,13 @@ FILTERS = {"status": "Status", "arm": "Configuration", "phase": "Phase"}
 @st.cache_resource(max_entries=30, show_spinner=False)
 def table_of(
     folder: str, version: str, metric: str, chosen: tuple[tuple[str, ...], ...], _view: shared.View
-) -> tuple[list[Record], pd.DataFrame]:
-    records = runs.found(_view.evidence, dict(zip(FILTERS, chosen, strict=True)))
-    return records, runs.table(records, _view.evidence)
+) -> pd.DataFrame:
+    return runs.table(found(_view, chosen), _view.evidence)
+
+
+def found(seen: shared.View, chosen: tuple[tuple[str, ...], ...]) -> list[Record]:
+    """The runs that pass the filters; not kept, since they would hold on to every run of an older version."""
+    return runs.found(seen.evidence, dict(zip(FILTERS, chosen, strict=True)))
 
 
 @st.cache_resource(max_entries=30, show_spinner=False)
@@ -33,7 +39,7 @@ def filters() -> tuple[tuple[str, ...], ...]:
         shared.forget_unknown(f"runs_{key}", known[key])
         column.multiselect(
             label, known[key], key=f"runs_{key}", bind="query-params", placeholder="All",
-            format_func=runs.status_words if key == "status" else str,
+            format_func=partial(runs.worded, key),
         )  # fmt: skip
     return tuple(tuple(st.session_state[f"runs_{key}"]) for key in FILTERS)
 
@@ -46,10 +52,11 @@ def choose(table: str, ids: list[str]) -> None:
 
 def all_runs() -> None:
     chosen = filters()
-    records, frame = table_of(str(view.store.folder), view.version, view.evidence.metric, chosen, view)
+    records = found(view, chosen)
     st.text(runs.counted(records, view.evidence))
     if not records:
         return
+    frame = table_of(str(view.store.folder), view.version, view.evidence.metric, chosen, view)
     key = f"runs_table_{abs(hash((view.store.folder.name, view.version, chosen)))}"
     ids = [r.trial_id for r in records]
     number = st.column_config.NumberColumn
@@ -62,7 +69,7 @@ def all_runs() -> None:
             "Status": st.column_config.TextColumn(pinned=True),
             "Learning rate": number(format="%.3g"),
             "Validation loss": number(named["Validation loss"], format="%.4f", help="Per token; tuning minimises it."),
-            "Score": number(named["Score"], format=runs.score_format(metric), help=metric.replace("/", " ")),
+            "Score": number(named["Score"], format=runs.score_format(metric), help=metrics.plain(metric)),
             "Peak memory": number(named["Peak memory"], format="%.1f", help="Of training, as measured."),
             "Forecast": number(named["Forecast"], format="%.1f", help="The same, as forecast before the run."),
             "Time": number(named["Time"], format="%.1f"),
@@ -84,7 +91,7 @@ def all_runs() -> None:
 def detail(record: Record) -> None:
     look = runs.LOOKS[record.status]
     st.subheader(shared.plain(runs.name(record)))
-    st.badge(look.words, icon=look.icon, color=look.color)
+    st.badge(STATUSES[record.status], icon=look.icon, color=look.color)
     st.caption(shared.plain(runs.began(record)))
     reason = runs.why(record)
     if reason:
@@ -108,13 +115,12 @@ def detail(record: Record) -> None:
 def again(record: Record) -> None:
     st.subheader("Make it again")
     command = reproduce.command(record, view.evidence.spec, view.store.folder / "study.yaml")
-    foreign = view.evidence.spec.origin is not None
-    if command and not foreign:
+    if command:
         st.code(command, language=None, wrap_lines=True)
         return
     st.text(runs.no_command(record, view.evidence))
-    if not foreign:
-        st.code(f"harness study {view.store.folder.name}", language=None, wrap_lines=True)
+    if view.evidence.spec.origin is None:
+        st.code(reproduce.study(view.store), language=None, wrap_lines=True)
 
 
 def curve(record: Record) -> None:
@@ -198,14 +204,14 @@ def log(record: Record) -> None:
     if page:
         st.link_button("Open in W&B", page, icon=":material/open_in_new:")
     elif words.endswith(":"):
-        st.code(f"harness sync {view.store.folder.name}", language=None)
+        st.code(reproduce.sync(view.store), language=None, wrap_lines=True)
 
 
 view = shared.current()
 st.header("Runs")
 if not view.evidence.records:
     st.text("No run has ended yet. This goes on with the study:")
-    st.code(f"harness study {view.store.folder.name}", language=None, wrap_lines=True)
+    st.code(reproduce.study(view.store), language=None, wrap_lines=True)
     st.stop()
 all_runs()
 wanted = st.text_input(

@@ -3,14 +3,17 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import shared
-from dashboard.views import search, search_charts
-from harness.summary import Evidence, Summary
+from dashboard import drawing, shared
+from dashboard.views import search, search_charts, search_rates
+from harness import reproduce
+from harness.summary import Evidence
+from harness.units import percent
 
 
 @st.cache_resource(max_entries=shared.KEPT, show_spinner="Reading the trial log")
-def read(folder: str, version: str, _evidence: Evidence, _summary: Summary) -> search.Tuning:
-    return search.tuning(_evidence, _summary)
+def read(folder: str, version: str) -> search.Tuning:
+    """On the study's own metric: what is left to run does not depend on what the side bar says."""
+    return search.tuning(shared.own_results(folder, version)[0])
 
 
 def several(found: search.Tuning) -> list[str]:
@@ -49,7 +52,7 @@ def charts(found: search.Tuning) -> None:
     st.subheader("Learning rates")
     if any(c.rates > 1 for c in chosen):
         st.altair_chart(
-            search_charts.rates(drawn, chosen, order, search.others_of(found)), alt=search.rates_alt(chosen)
+            search_charts.rates(drawn, chosen, order, search.others_of(found)), alt=search_rates.rates_alt(chosen)
         )
         st.caption(
             "Rings mark the best learning rate of each configuration; bars are the range over its confirmed runs on "
@@ -58,7 +61,7 @@ def charts(found: search.Tuning) -> None:
     else:
         st.text("One learning rate each: there is no curve to draw.")
     st.dataframe(
-        search.rates_table(chosen), hide_index=True, alt=search.rates_alt(chosen),
+        search_rates.rates_table(chosen), hide_index=True, alt=search_rates.rates_alt(chosen),
         column_config={"Configuration": st.column_config.TextColumn(pinned=True, width="medium")},
     )  # fmt: skip
 
@@ -75,9 +78,11 @@ def others(found: search.Tuning, evidence: Evidence) -> None:
     drawn = search_charts.slices(frame, evidence.spec, arm)
     for start in range(0, len(drawn), 2):
         for column, (name, chart) in zip(st.columns(2), drawn[start : start + 2], strict=False):
-            column.altair_chart(chart, alt=f"Validation loss of {arm} against its {name}, the best trial as a diamond")
+            column.altair_chart(
+                chart, alt=f"Validation loss of {arm} against its {name.lower()}, the best trial as a diamond"
+            )
     st.caption(f"{len(frame)} completed trials, one seed each. The diamond is the best of them.")
-    if len(drawn) >= search.LEAST_VARYING:
+    if len(drawn) >= search_rates.LEAST_VARYING:
         st.altair_chart(
             search_charts.parallel(frame, evidence.spec, arm),
             alt=f"Parameters of the tuning trials of {arm} beside their loss; the best trial is the thick line",
@@ -85,13 +90,13 @@ def others(found: search.Tuning, evidence: Evidence) -> None:
         few = f"The best {search_charts.LINES} of {len(frame)} trials" if len(frame) > search_charts.LINES else "Trials"
         st.caption(f"{few} as lines over their parameters; the thick one is the best.")
     st.markdown("**Importance**")
-    table = search.importance(frame)
+    table = search_rates.importance(frame)
     if table is None:
-        st.text(search.missing(frame))
+        st.text(search_rates.missing(frame))
         return
     st.altair_chart(
         search_charts.importance_chart(table),
-        alt=f"{table['Parameter'][0]} explains most of the loss of {arm}: {table['Share'][0]:.0%}",
+        alt=f"{table['Parameter'][0]} explains most of the loss of {arm}: {percent(table['Share'][0])}",
     )
     st.caption(
         f"Over {len(frame)} completed trials of {arm}: the share of the variation of the loss's ranks that a parameter "
@@ -101,19 +106,13 @@ def others(found: search.Tuning, evidence: Evidence) -> None:
 
 
 view = shared.current()
-found = read(str(view.store.folder), view.version, view.evidence, view.summary)
+found = read(str(view.store.folder), view.version)
 banner = search.banner(view.evidence, found)
 
 st.header("Was the search fair, and is it finished?")
-st.caption(shared.plain(f"{view.decision.study} · {len(view.evidence.records)} runs in the log"))
-with st.container(border=True):
-    st.badge(banner.badge, icon=banner.icon, color=banner.color)
-    st.markdown(f"**{shared.plain(banner.sentence)}**")
-    for line in banner.details:
-        st.caption(shared.plain(line))
-command = search.next_command(view.store, found)
-if command:
-    st.code(command, language=None, wrap_lines=True)
+drawing.banner(banner)
+if search.left(found):
+    st.code(reproduce.study(view.store), language=None, wrap_lines=True)
 
 st.subheader("Budget of each configuration")
 st.dataframe(

@@ -3,36 +3,27 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import altair as alt
 import pandas as pd
 
+from dashboard.views.banner import Banner
+from harness import metrics
 from harness.bits import DIVERGENCES, RETENTION, Bits, Finding, Measure, Question, Width, bits_stored, to_settle
-from harness.charts import Chart
 from harness.compare import Interval
 from harness.spec import Served
 from harness.speed import Median
-from harness.summary import LOSS, Evidence, Summary
-from harness.units import duration, is_share, money, size
+from harness.summary import LOSS, Evidence, Measured, Summary
+from harness.units import duration, energy, is_share, money, size
+from harness.words import capital, count
 
 BACKENDS = ("unquantized", "bitsandbytes", "hqq", "gptq", "torchao", "other")
-SHAPES = ("square", "diamond", "circle", "triangle-up", "cross", "triangle-down")
-"""By backend, in the same order."""
 OF_BITSANDBYTES = frozenset({"nf4", "fp4", "int8"})
-
 KINDS = {
     "kl_unquantized": "from the unquantized model",
     "kl_merged": "from its exact merge",
     "kl_requantized": "merged and quantized again",
 }
 """The divergences of `DIVERGENCES`: what KL in nats per token is taken from, or of."""
-LEAST_KL = 1e-5
-"""Nats per token; what is below is drawn here, for a logarithm has no zero."""
-LEVEL = 6
-"""Bit-widths of which there is room for the bits below each name; names of more are slanted."""
-NAMES = "stored as, with bits per weight"
-
 ANSWERS: dict[str, tuple[str, str, str]] = {
     "shown": ("Shown to hold", ":material/check_circle:", "green"),
     "widest": ("Every narrower one is worse", ":material/cancel:", "blue"),
@@ -66,15 +57,17 @@ def nothing_asked(evidence: Evidence) -> str:
 
 def caption(evidence: Evidence, found: Bits) -> str:
     """What the answers rest on."""
-    share = is_share(found.metric)
-    margin = (
-        f"a margin of {_scaled(found.margin, share):g}{' points' if share else ''}" if found.margin else "no margin"
-    )
+    margin = f"a margin of {metrics.margin(found.margin, found.metric)}" if found.margin else "no margin"
+    completed = count(sum(r.status == "done" for r in evidence.records), "completed run")
     declared = "as the study declares it, whatever the side bar says"
-    return (
-        f"{found.study} · {found.metric.replace('/', ' ')} at {margin}, {declared} · "
-        f"{sum(r.status == 'done' for r in evidence.records)} completed runs"
-    )
+    return f"{found.study} · {metrics.plain(found.metric)} at {margin}, {declared} · {completed}"
+
+
+def answer(question: Question) -> Banner:
+    """The sentences of `harness bits`, word for word."""
+    first, *others = question.findings
+    beside = [*(f.sentence for f in others), *(f"Not judged on {reason}" for reason in question.skipped)]
+    return Banner(*ANSWERS[question.answer], first.sentence, [*beside, *_odd(question)])
 
 
 def answers(found: Bits) -> pd.DataFrame:
@@ -100,16 +93,19 @@ def measures(question: Question) -> list[str]:
 
 
 def measure_name(measure: str) -> str:
-    return "retention (what the base can do)" if measure == RETENTION else measure.replace("/", " ").replace("_", " ")
+    return "retention (what the base can do)" if measure == RETENTION else metrics.plain(measure)
 
 
 def title(measure: str, question: Question | None = None) -> str:
     """A measure as an axis is named."""
-    if measure == LOSS:
-        return "test loss (nats per token), lower is better"
     found = _finding(question, measure) if question else None
-    better = "" if found is None or found.measure.higher_is_better else ", lower is better"
-    return f"{measure_name(measure)}{' (%)' if percent(measure, found) else ''}{better}"
+    better = found.measure.higher_is_better if found else measure != LOSS
+    return metrics.title(_read_as(measure, found), higher_is_better=better, name=measure_name(measure))
+
+
+def difference_title(measure: str, question: Question) -> str:
+    """The axis of differences from the reference."""
+    return f"Difference from {question.reference} ({metrics.unit(_read_as(measure, _finding(question, measure)))})"
 
 
 def percent(measure: str, finding: Finding | None = None) -> bool:
@@ -118,17 +114,22 @@ def percent(measure: str, finding: Finding | None = None) -> bool:
     return all(map(is_share, names))
 
 
+def _read_as(measure: str, finding: Finding | None) -> str:
+    """A metric that reads like a measure, which can be a mean over several tasks."""
+    return "accuracy" if percent(measure, finding) else measure
+
+
 def points(question: Question, measure: str) -> list[Point]:
     """What is drawn of a question on one measure, the widest first."""
-    scale = 100 if percent(measure, _finding(question, measure)) else 1
+    metric = _read_as(measure, _finding(question, measure))
     found = []
     for w in question.widths:
         score = w.scores.get(measure)
         value, low, high = (score.mean, score.low, score.high) if score else (None, None, None)
         found.append(
             Point(
-                w.name, w.bits_stored, backend(w.quantization), _times(value, scale), _times(low, scale),
-                _times(high, scale), verdict(question, w, measure),
+                w.name, w.bits_stored, backend(w.quantization), metrics.scaled(value, metric),
+                metrics.scaled(low, metric), metrics.scaled(high, metric), verdict(question, w, measure),
             )
         )  # fmt: skip
     return found
@@ -139,7 +140,7 @@ def differences(question: Question, measure: str) -> list[Point]:
     finding = _finding(question, measure)
     if finding is None or finding.comparison is None or not finding.comparison.verdicts:
         return []
-    scale = 100 if percent(measure, finding) else 1
+    metric = _read_as(measure, finding)
     found = []
     for w in question.widths:
         bounds = _interval(finding, w.name)
@@ -148,8 +149,8 @@ def differences(question: Question, measure: str) -> list[Point]:
             value = 0.0
         found.append(
             Point(
-                w.name, w.bits_stored, backend(w.quantization), _times(value, scale), _times(low, scale),
-                _times(high, scale), verdict(question, w, measure),
+                w.name, w.bits_stored, backend(w.quantization), metrics.scaled(value, metric),
+                metrics.scaled(low, metric), metrics.scaled(high, metric), verdict(question, w, measure),
             )
         )  # fmt: skip
     return found
@@ -167,22 +168,6 @@ def verdict(question: Question, width: Width, measure: str | None = None) -> str
     if width.runs == 0:
         return ", ".join(width.lost) or "not run"
     return "not judged on this"
-
-
-def quality_chart(
-    some: Sequence[Point], named: str, reference: str | None, margin: float, lowest: str | None
-) -> Chart | None:
-    """A measure against bit-widths; the reference as a line, the margin as a band, the lowest that holds marked.
-
-    None before anything was scored.
-    """
-    own = next((p.value for p in some if p.name == reference), None)
-    return _chart(some, named, own, margin, lowest)
-
-
-def difference_chart(some: Sequence[Point], named: str, margin: float, lowest: str | None) -> Chart | None:
-    """Differences from the reference: one whose whole line lies within the band is equivalent."""
-    return _chart(some, named, 0.0, margin, lowest)
 
 
 def chart_alt(question: Question, measure: str, some: Sequence[Point]) -> str:
@@ -206,16 +191,16 @@ def table(question: Question) -> pd.DataFrame:
     """Quality at every bit-width with its verdict."""
     finding = question.findings[0]
     first = finding.measure.name
-    share = percent(first, finding)
+    metric = _read_as(first, finding)
     return pd.DataFrame(
         [
             {
                 "Stored as": w.name,
                 "Bits per weight": _bits(w.bits_stored),
-                _sentence_case(title(first, question)): _score(w, first, percent=share),
-                f"Difference from {question.reference}": _difference(_interval(finding, w.name), percent=share),
+                capital(title(first, question)): _mean(w.scores.get(first), metric),
+                f"Difference from {question.reference}": _difference(_interval(finding, w.name), metric),
                 "Verdict": verdict(question, w),
-                **({"Test loss (nats per token)": _score(w, LOSS, percent=False)} if first != LOSS else {}),
+                **({"Test loss": _mean(w.scores.get(LOSS), LOSS)} if first != LOSS else {}),
                 "Runs": f"{w.runs} done" + "".join(f", {n} {why}" for why, n in w.lost.items()),
             }
             for w in question.widths
@@ -227,13 +212,13 @@ def settling(question: Question, study: str) -> list[str]:
     """What would settle the question, in the words of `harness bits`."""
     lines = [line for f in question.findings for line in to_settle(question, f, study)]
     if lines:
-        return [_sentence_case(line) if line.startswith(("to settle", "run them")) else line for line in lines]
+        return [capital(line) if line.startswith(("to settle", "run them")) else line for line in lines]
     if question.answer == "open":
         return ["It is open, and it cannot be said yet how many runs would settle it."]
     return ["Nothing is open here that more runs would settle."]
 
 
-def odd(question: Question) -> list[str]:
+def _odd(question: Question) -> list[str]:
     return [f"{w.name} does {why}, which theory does not expect." for w in question.widths for why in w.odd]
 
 
@@ -251,72 +236,23 @@ def sizes(question: Question) -> pd.DataFrame:
                 **(
                     {
                         "Peak of a training step": size(w.train_peak_bytes),
-                        "Training time": "-" if w.train_seconds is None else duration(w.train_seconds),
+                        "Training time": duration(w.train_seconds),
                     }
                     if trained
                     else {}
                 ),
-                **{f"KL {KINDS[k]} (nats per token)": _nats(w.divergence.get(k)) for k in kinds},
+                **{f"KL {KINDS[k]} (nats per token)": divergence(w.divergence.get(k), k) for k in kinds},
             }
             for w in question.widths
         ]
     )
 
 
-def sizes_chart(question: Question) -> Chart | None:
-    """The model's weights in memory as bars, with their bytes; None before anything was measured."""
-    known = {w.name: w.stored_bytes for w in question.widths if w.stored_bytes is not None}
-    return _bars(question, known, "Weights in memory")
-
-
-def peaks_chart(question: Question) -> Chart | None:
-    """The peak of a training step as bars; None where nothing was trained on these bit-widths."""
-    known = {w.name: w.train_peak_bytes for w in question.widths if w.train_peak_bytes is not None}
-    return _bars(question, known, "Peak of a training step")
-
-
-def divergence_chart(question: Question) -> Chart | None:
-    """KL of each kind against bit-widths, on a log scale; None where none was measured."""
-    rows: list[dict[str, Any]] = [
-        {"label": _label(w.name, w.bits_stored, question.widths), "stored as": w.name, "kl": max(v, LEAST_KL),
-         "exact": _nats(v), "kind": KINDS[k]}
-        for w in question.widths for k, v in w.divergence.items()
-    ]  # fmt: skip
-    if not rows:
-        return None
-    order = [_label(w.name, w.bits_stored, question.widths) for w in question.widths]
-    legend = alt.Legend(
-        title=None, orient="top", columns=1, labelLimit=300, values=[*dict.fromkeys(r["kind"] for r in rows)]
-    )
-    kinds = list(KINDS.values())
-    chart: Chart = (
-        alt.Chart(pd.DataFrame(rows))
-        .mark_point(size=90, filled=True, opacity=1)
-        .encode(
-            x=alt.X("label:N", sort=order, title=NAMES, scale=alt.Scale(domain=order), axis=_names_axis(len(order))),
-            y=alt.Y(
-                "kl:Q", title="KL (nats per token), log scale", scale=alt.Scale(type="log"),
-                axis=alt.Axis(format=".0e", tickCount=5),
-            ),
-            color=alt.Color("kind:N", scale=alt.Scale(domain=kinds), legend=legend),
-            shape=alt.Shape("kind:N", scale=alt.Scale(domain=kinds), legend=legend),
-            tooltip=[
-                alt.Tooltip("stored as:N", title="Stored as"),
-                alt.Tooltip("kind:N", title="Kind"),
-                alt.Tooltip("exact:N", title="Nats per token"),
-            ],
-        )
-        .properties(height=320)
-    )  # fmt: skip
-    return chart
-
-
 def ways(found: Bits, subject: str | None) -> list[str]:
     """Merged and then stored against the adapter beside the stored base, of one arm, in words."""
     mine = [w for w in found.ways if w.arm == subject]
     apart = [w for w in mine if w.interval.low > 0 or w.interval.high < 0]
-    share = is_share(found.metric)
-    lines = [f"At {w.name}, merged minus adapter: {_difference(w.interval, percent=share)}." for w in apart]
+    lines = [f"At {w.name}, merged minus adapter: {_difference(w.interval, found.metric)}." for w in apart]
     if mine and len(apart) < len(mine):
         where = "the other bit-widths" if apart else "any bit-width"
         lines.append(f"Merged and adapter are not shown to differ at {where}.")
@@ -342,80 +278,38 @@ def speeds(found: Bits, currency: str) -> pd.DataFrame:
             {
                 "Stored as": f.served,
                 "Batch": shape_name((f.batch, f.context)),
-                "Prompt (tokens/s)": _rate(f.prefill_tokens_per_second, f.prefill_ratio),
-                "Answer (tokens/s)": _rate(f.decode_tokens_per_second, f.decode_ratio),
+                "Prompt (tokens/s)": rate_said(f.prefill_tokens_per_second, f.prefill_ratio),
+                "Answer (tokens/s)": rate_said(f.decode_tokens_per_second, f.decode_ratio),
                 "First token": f"{1000 * f.first_token_seconds.value:.3g} ms",
                 **({"1,000 answers": money(f.cost_per_thousand, currency)} if priced else {}),
-                **({"Energy of 1,000 answers": _watt_hours(f.joules_per_thousand)} if metered else {}),
+                **({"Energy of 1,000 answers": energy(f.joules_per_thousand)} if metered else {}),
             }
             for f in found.speeds
         ]
     )
 
 
-def speed_chart(found: Bits, shape: tuple[int, int], phase: Literal["prefill", "decode"]) -> Chart | None:
-    """Tokens per second by bit-width at one shape, with how many times as fast as the widest; None if not timed."""
-    rows: list[dict[str, Any]] = []
-    for f in (f for f in found.speeds if (f.batch, f.context) == shape):
-        rate, ratio = (
-            (f.prefill_tokens_per_second, f.prefill_ratio) if phase == "prefill" else
-            (f.decode_tokens_per_second, f.decode_ratio)
-        )  # fmt: skip
-        if rate is not None:
-            rows.append(
-                {"stored as": f.served, "rate": rate.value, "low": rate.low, "high": rate.high,
-                 "ratio": "" if ratio is None else f"{ratio.value:.2f} x", "said": _rate(rate, ratio)}
-            )  # fmt: skip
-    if not rows:
-        return None
-    frame = pd.DataFrame(rows)
-    what = "Prompt read" if phase == "prefill" else "Answer written"
-    top = max(r["high"] or r["rate"] for r in rows) * 1.12
-    x = alt.X("stored as:N", sort=list(frame["stored as"]), title=None, axis=_names_axis(len(frame)))
-    tips = [alt.Tooltip("stored as:N", title="Stored as"), alt.Tooltip("said:N", title="Tokens per second")]
-    base = alt.Chart(frame).encode(x=x)
-    bars = base.mark_bar(opacity=0.5).encode(
-        y=alt.Y("rate:Q", title=f"{what} (tokens/s)", scale=alt.Scale(domain=[0, top])), tooltip=tips
-    )
-    lines = base.mark_rule(strokeWidth=2, color="gray").encode(y="low:Q", y2="high:Q", tooltip=tips)
-    words = (
-        base.mark_text(dy=-8, color="gray", fontSize=11)
-        .encode(y="end:Q", text="ratio:N")
-        .transform_calculate(end="isValid(datum.high) ? datum.high : datum.rate")
-    )
-    return alt.layer(bars, lines, words).properties(height=280)
-
-
 def speed_alt(found: Bits, shape: tuple[int, int]) -> str:
-    said = [f"{f.served} {_rate(f.decode_tokens_per_second, f.decode_ratio)}" for f in found.speeds
+    said = [f"{f.served} {rate_said(f.decode_tokens_per_second, f.decode_ratio)}" for f in found.speeds
             if (f.batch, f.context) == shape]  # fmt: skip
     return f"Tokens per second of answers with {shape_name(shape)}: {', '.join(said)}."
 
 
 def by_arm(evidence: Evidence, summary: Summary) -> pd.DataFrame:
     """Quality and memory of every arm with how its base is stored, for a study that asks nothing about it."""
-    share = is_share(evidence.metric)
-    head = _sentence_case(evidence.metric.replace("/", " ").replace("_", " "))
-    scale, digits = (100, 1) if share else (1, 3)
-    rows = []
-    for row in summary.arms:
-        text = "not scored"
-        if row.score is not None:
-            s = row.score
-            text = f"{s.mean * scale:.{digits}f}{' %' if share else ''}"
-            bounds = s.low is not None and s.high is not None
-            text += f" [{s.low * scale:.{digits}f}, {s.high * scale:.{digits}f}]" if bounds else " (one seed)"  # type: ignore[operator]
-        stored = Served(quantization=row.quantization)
-        rows.append(
+    dtype = evidence.spec.controls.train.compute_dtype
+    return pd.DataFrame(
+        [
             {
                 "Configuration": row.arm,
                 "Stored as": row.quantization,
-                "Bits per weight": _bits(bits_stored(stored, evidence.spec.controls.train.compute_dtype)),
-                head: text,
+                "Bits per weight": _bits(bits_stored(Served(quantization=row.quantization), dtype)),
+                capital(metrics.plain(evidence.metric)): _mean(row.score, evidence.metric, none="not scored"),
                 "Peak memory": size(row.peak_bytes),
             }
-        )
-    return pd.DataFrame(rows)
+            for row in summary.arms
+        ]
+    )
 
 
 def backend(quantization: str) -> str:
@@ -426,88 +320,6 @@ def backend(quantization: str) -> str:
     if family in {"fp", "bf"}:
         return "unquantized"
     return family if family in BACKENDS else "other"
-
-
-def _chart(some: Sequence[Point], named: str, line: float | None, margin: float, lowest: str | None) -> Chart | None:
-    if not any(p.value is not None for p in some):
-        return None
-    labels = {p.name: _label(p.name, p.bits, some) for p in some}
-    order = list(labels.values())
-    frame = pd.DataFrame([{**vars(p), "label": labels[p.name]} for p in some])
-    scored, missing = frame[frame["value"].notna()], frame[frame["value"].isna()]
-    present = [b for b in BACKENDS if b in set(frame["backend"])]
-    legend = alt.Legend(title=None, orient="top", values=present, columns=3)
-    color = alt.Color("backend:N", scale=alt.Scale(domain=list(BACKENDS)), legend=legend)
-    shape = alt.Shape("backend:N", scale=alt.Scale(domain=list(BACKENDS), range=list(SHAPES)), legend=legend)
-    x = alt.X("label:N", sort=order, title=NAMES, scale=alt.Scale(domain=order), axis=_names_axis(len(order)))
-    y = alt.Scale(zero=False, nice=True)
-    tips = [
-        alt.Tooltip("name:N", title="Stored as"),
-        alt.Tooltip("bits:Q", title="Bits per weight", format=".4~g"),
-        alt.Tooltip("value:Q", title=named, format=".3~f"),
-        alt.Tooltip("low:Q", title="95 % interval, from", format=".3~f"),
-        alt.Tooltip("high:Q", title="to", format=".3~f"),
-        alt.Tooltip("said:N", title="Verdict"),
-    ]
-    base = alt.Chart(scored)
-    layers: list[Any] = _reference(line, margin)
-    layers.append(
-        base.mark_rule(strokeWidth=2).encode(
-            x=x, y=alt.Y("low:Q", title=named, scale=y), y2="high:Q", color=color, tooltip=tips
-        )
-    )
-    layers.append(
-        base.mark_point(size=110, filled=True, opacity=1).encode(
-            x=x, y=alt.Y("value:Q", title=named, scale=y), color=color, shape=shape, tooltip=tips
-        )
-    )
-    if lowest in set(scored["name"]):
-        ring = alt.Chart(scored[scored["name"] == lowest])
-        layers.append(ring.mark_point(size=520, strokeWidth=2, color="gray").encode(x=x, y="value:Q", tooltip=tips))
-    if len(missing):
-        words = alt.Chart(missing).mark_text(angle=270, align="right", color="gray", fontSize=11)
-        layers.append(words.encode(x=x, y=alt.value(6), text="said:N"))
-    return alt.layer(*layers).properties(height=360)
-
-
-def _reference(line: float | None, margin: float) -> list[alt.Chart]:
-    if line is None:
-        return []
-    place = pd.DataFrame([{"from": line - margin, "to": line + margin, "mean": line}])
-    band = alt.Chart(place).mark_rect(opacity=0.12, color="gray").encode(y="from:Q", y2="to:Q")
-    rule = alt.Chart(place).mark_rule(strokeDash=[6, 4], color="gray").encode(y="mean:Q")
-    return [*([band] if margin else []), rule]
-
-
-def _bars(question: Question, known: dict[str, int], named: str) -> Chart | None:
-    if not known:
-        return None
-    unit, name = next((u for u in ((1 << 30, "GiB"), (1 << 20, "MiB")) if max(known.values()) >= u[0]), (1024, "KiB"))
-    order = [w.name for w in question.widths]
-    frame = pd.DataFrame(
-        [{"stored as": n, "size": b / unit, "said": size(b), "lowest": n == question.lowest} for n, b in known.items()]
-    )
-    tips = [alt.Tooltip("stored as:N", title="Stored as"), alt.Tooltip("said:N", title=named)]
-    y = alt.Y("stored as:N", sort=order, title=None, axis=alt.Axis(labelOverlap=False))
-    x = alt.X("size:Q", title=f"{named} ({name})", scale=alt.Scale(domain=[0, float(frame["size"].max()) * 1.25]))
-    base = alt.Chart(frame).encode(y=y, x=x, tooltip=tips)
-    bars = base.mark_bar(height={"band": 0.6})
-    words = base.mark_text(align="left", dx=5, color="gray").encode(text="said:N")
-    return alt.layer(bars, words).properties(height=alt.Step(30))
-
-
-def _label(name: str, bits: float | None, others: Sequence[Any]) -> str:
-    """A bit-width as an axis names it: `nf4|4.13`, the bits on a line of their own where there is room."""
-    if len(others) > LEVEL or bits is None:
-        return name
-    return f"{name}|{bits:.3g}"
-
-
-def _names_axis(count: int) -> alt.Axis:
-    return alt.Axis(
-        labelExpr="split(datum.label, '|')", labelAngle=0 if count <= LEVEL else -40, labelOverlap=False,
-        labelLimit=140, grid=False,
-    )  # fmt: skip
 
 
 def _finding(question: Question, measure: str) -> Finding | None:
@@ -538,52 +350,23 @@ def _saving(question: Question) -> str:
     return size(here) if here == there else f"{size(here)} instead of {size(there)}"
 
 
-def _score(width: Width, measure: str, *, percent: bool) -> str:
-    found = width.scores.get(measure)
-    if found is None:
-        return "-"
-    scale, digits, unit = (100, 1, " %") if percent else (1, 3, "")
-    mean = f"{found.mean * scale:.{digits}f}{unit}"
-    if found.low is None or found.high is None:
-        return f"{mean} (one seed)"
-    return f"{mean} [{found.low * scale:.{digits}f}, {found.high * scale:.{digits}f}]"
+def _mean(found: Measured | None, metric: str, none: str = "-") -> str:
+    return none if found is None else metrics.mean(found.mean, found.low, found.high, metric)
 
 
-def _difference(bounds: Interval | None, *, percent: bool) -> str:
-    if bounds is None:
-        return "-"
-    scale, digits, unit = (100, 1, " points") if percent else (1, 3, "")
-    low, high = bounds.low * scale, bounds.high * scale
-    return f"{bounds.difference * scale:+.{digits}f}{unit} [{low:+.{digits}f}, {high:+.{digits}f}]"
+def _difference(bounds: Interval | None, metric: str) -> str:
+    return "-" if bounds is None else metrics.change(bounds.difference, bounds.low, bounds.high, metric)
 
 
-def _rate(rate: Median | None, ratio: Median | None) -> str:
+def rate_said(rate: Median | None, ratio: Median | None) -> str:
     if rate is None:
         return "-"
     return f"{rate.value:,.0f}" + (f" ({ratio.value:.2f} x)" if ratio else "")
 
 
-def _watt_hours(joules: float | None) -> str:
-    return "-" if joules is None else f"{joules / 3600:.3g} Wh"
-
-
-def _nats(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.0e}" if 0 < value < 1e-3 else f"{max(value, 0.0):.4f}"  # rounding leaves some below 0
+def divergence(value: float | None, kind: str) -> str:
+    return "-" if value is None else metrics.number(max(value, 0.0), kind)  # rounding leaves some below 0
 
 
 def _bits(value: float | None) -> str:
     return "not known" if value is None else f"{value:.4g}"
-
-
-def _times(value: float | None, scale: int) -> float | None:
-    return None if value is None else value * scale
-
-
-def _scaled(value: float, share: bool) -> float:
-    return value * 100 if share else value
-
-
-def _sentence_case(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -7,15 +7,16 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dashboard.views.metrics import bounds, number, plain, scaled, score, unit
+from dashboard.views.banner import Banner
 from dashboard.views.settings import flat, said, value
-from harness import pairs
+from harness import metrics, pairs
 from harness.charts import Chart
-from harness.decision import Decision, Row
+from harness.decision import Decision
 from harness.pairs import Metric, Pair
 from harness.spec import StudySpec
 from harness.summary import ArmRow, Evidence, Summary, over_seeds
-from harness.units import duration, energy, money, size
+from harness.units import amount, duration, energy, percent, size
+from harness.words import listed, seeds
 
 VERDICTS = ("better", "worse", "equivalent", "not shown", "not enough data")
 VERDICT_SHAPES = ("triangle-up", "triangle-down", "square", "circle", "cross")
@@ -36,13 +37,6 @@ PAGE = 10
 """Examples on one page."""
 
 UNKNOWN = "Results keep the answers, not the questions; those of this task are not on this machine."
-
-
-@dataclass(frozen=True)
-class Badge:
-    text: str
-    icon: str
-    color: str
 
 
 @dataclass(frozen=True)
@@ -77,10 +71,13 @@ def defaults(decision: Decision, known: Sequence[str]) -> tuple[str, str]:
 # the answer
 
 
-def badge(pair: Pair) -> Badge:
+def answer(pair: Pair) -> Banner:
     label = pair.metrics[0].verdict if pair.metrics else "not enough data"
     words, icon, color = BADGES[label]
-    return Badge(words.replace("A is", f"{pair.a} is"), icon, color)
+    doubt = "Exploratory: decided after the study began, so its error rate is not the promised one."
+    return Banner(
+        words.replace("A is", f"{pair.a} is"), icon, color, pair.sentence, [doubt] if pair.exploratory else []
+    )
 
 
 def missing(pair: Pair, evidence: Evidence) -> str | None:
@@ -88,7 +85,7 @@ def missing(pair: Pair, evidence: Evidence) -> str | None:
     if pair.metrics:
         return None
     without = [arm for arm in (pair.a, pair.b) if not any(r.trial.arm == arm for r in evidence.runs)]
-    who = " and ".join(without) or f"{pair.a} and {pair.b}"
+    who = listed(without or [pair.a, pair.b])
     return f"{who} {'has' if len(without) == 1 else 'have'} no confirmed run yet that could be judged."
 
 
@@ -98,15 +95,11 @@ def basis(pair: Pair) -> str:
     said = f"Means alone would say: {first.naive}." if first.naive else ""
     if first.difference is None:
         return said
-    margin = number(pair.margin, first.metric).lstrip("+")
+    margin = metrics.margin(pair.margin, first.metric)
     return (
         f"{said} Compared item by item over {first.items:,} items and {seeds(first.seeds)} at a margin of {margin}; "
         "other metrics at no margin."
     ).strip()
-
-
-def seeds(count: int) -> str:
-    return "one seed" if count == 1 else f"{count} seeds"
 
 
 # numbers
@@ -116,17 +109,13 @@ def bounded(found: Metric) -> str:
     """A difference with its interval, or why there is none."""
     if found.difference is None or found.low is None or found.high is None:
         return f"no interval: {found.reason}" if found.reason else "no interval"
-    return f"{number(found.difference, found.metric)} {bounds(found.low, found.high, found.metric, '+')}"
+    return metrics.change(found.difference, found.low, found.high, found.metric)
 
 
 def mean(evidence: Evidence, arm: str, metric: str) -> str:
     """An arm's own mean with its interval over seeds."""
     found = over_seeds([r for r in evidence.runs if r.trial.arm == arm], metric)
-    if found is None:
-        return "-"
-    if found.low is None or found.high is None:
-        return f"{score(found.mean, metric)} (one seed)"
-    return f"{score(found.mean, metric)} {bounds(found.low, found.high, metric)}"
+    return "-" if found is None else metrics.mean(found.mean, found.low, found.high, metric)
 
 
 # the forest
@@ -137,14 +126,14 @@ def forest_frame(pair: Pair) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "metric": plain(m.metric),
-                "difference": scaled(m.difference, m.metric),
-                "low": scaled(m.low, m.metric),
-                "high": scaled(m.high, m.metric),
+                "metric": metrics.plain(m.metric),
+                "difference": metrics.scaled(m.difference, m.metric),
+                "low": metrics.scaled(m.low, m.metric),
+                "high": metrics.scaled(m.high, m.metric),
                 "verdict": m.verdict,
                 "over": f"{m.items:,} items, {seeds(m.seeds)}",
                 "panel": panel_of(m),
-                "margin": scaled(pair.margin, m.metric) if m is pair.metrics[0] else 0.0,
+                "margin": metrics.scaled(pair.margin, m.metric) if m is pair.metrics[0] else 0.0,
             }
             for m in pair.metrics
             if m.difference is not None and m.low is not None and m.high is not None
@@ -157,7 +146,12 @@ def seed_frame(pair: Pair) -> pd.DataFrame:
     """A row per metric and seed."""
     return pd.DataFrame(
         [
-            {"metric": plain(m.metric), "seed": seed, "difference": scaled(value, m.metric), "panel": panel_of(m)}
+            {
+                "metric": metrics.plain(m.metric),
+                "seed": seed,
+                "difference": metrics.scaled(value, m.metric),
+                "panel": panel_of(m),
+            }
             for m in pair.metrics
             for seed, value in m.per_seed.items()
         ],
@@ -166,7 +160,7 @@ def seed_frame(pair: Pair) -> pd.DataFrame:
 
 
 def panel_of(metric: Metric) -> str:
-    return f"{unit(metric.metric)}, {'more' if metric.higher_is_better else 'less'} is better"
+    return f"{metrics.unit(metric.metric)}, {'more' if metric.higher_is_better else 'less'} is better"
 
 
 def forest(pair: Pair) -> list[Panel]:
@@ -243,7 +237,7 @@ def metrics_table(pair: Pair, evidence: Evidence) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Metric": plain(m.metric),
+                "Metric": metrics.plain(m.metric),
                 pair.a: mean(evidence, pair.a, m.metric),
                 pair.b: mean(evidence, pair.b, m.metric),
                 "Difference": bounded(m),
@@ -267,7 +261,7 @@ def seeds_table(pair: Pair, evidence: Evidence, address: str) -> pd.DataFrame:
         rows.append(
             {
                 "Seed": int(seed),
-                f"Difference in {plain(first.metric)}": f"{number(found, first.metric)} (one seed)",
+                f"Difference in {metrics.plain(first.metric)}": f"{metrics.difference(found, first.metric)} (one seed)",
                 f"Run of {pair.a}": links[0],
                 f"Run of {pair.b}": links[1],
             }
@@ -334,7 +328,9 @@ def flips_said(pair: Pair, metric: str) -> str:
     """The bar in words."""
     found = _metric(pair, metric)
     shares = found.flips or {}
-    parts = [f"{name if name.startswith('both') else f'{name} right'} {shares[name]:.1%}" for name in outcomes(pair)]
+    parts = [
+        f"{name if name.startswith('both') else f'{name} right'} {percent(shares[name], 1)}" for name in outcomes(pair)
+    ]
     count = found.items * len(found.per_seed)
     return f"Of {count:,} answers ({found.items:,} items, {seeds(len(found.per_seed))}): {', '.join(parts)}."
 
@@ -463,10 +459,10 @@ def costs(pair: Pair, summary: Summary, decision: Decision) -> pd.DataFrame:
     lines = [
         _line("Peak memory of training", (a.peak_bytes, b.peak_bytes), size),
         _line("Time of training", (a.train_seconds, b.train_seconds), duration),
-        _line("Time of a whole run", _seconds(drawn[pair.a], drawn[pair.b]), duration),
+        _line("Time of a whole run", (drawn[pair.a].seconds, drawn[pair.b].seconds), duration),
         _line("Throughput", (a.tokens_per_second, b.tokens_per_second), lambda v: f"{v:,.0f} tokens/s"),
         _line("Energy of training", (a.energy_joules, b.energy_joules), energy),
-        _line("Cost of a run", price, lambda v: _money(v, decision)),
+        _line("Cost of a run", price, lambda v: amount(v, decision.per_hour, decision.currency)),
         _line(
             "Tuning trials",
             (a.search_trials if tuned else None, b.search_trials if tuned else None),
@@ -480,16 +476,8 @@ def costs(pair: Pair, summary: Summary, decision: Decision) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["What", pair.a, pair.b, f"{pair.a} against {pair.b}"])
 
 
-def _seconds(a: Row, b: Row) -> tuple[float | None, float | None]:
-    return a.seconds, b.seconds
-
-
 def _line(name: str, values: tuple[float | None, float | None], words: Any) -> tuple[str, str, str, str]:
     a, b = values
     shown = ["not known" if v is None else words(v) for v in (a, b)]
     ratio = "-" if a is None or not b else f"{a / b:.2f} ×"
     return name, shown[0], shown[1], ratio
-
-
-def _money(value: float, decision: Decision) -> str:
-    return money(value, decision.currency) if decision.per_hour is not None else f"{value:.3g} h"

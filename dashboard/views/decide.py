@@ -4,11 +4,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from harness import charts, plugins
+from dashboard.views.banner import Banner
+from harness import metrics, plugins
 from harness.configuration import of_arm
-from harness.decision import Decision, Row, limits_said
+from harness.decision import Decision, Row
 from harness.summary import Evidence
-from harness.units import duration, money, size
+from harness.units import duration, money, percent, size
+from harness.wording import configuration_cells, difference, quality, quality_title, spread
+from harness.words import seeds
 
 MANY = 20
 """Of more configurations than this the best ones are drawn, with the baseline and the one to use."""
@@ -20,16 +23,6 @@ SETTLED = "Nothing is open that more runs would settle."
 
 ALIKE = 0.01
 """Costs that differ by less are called the same."""
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A sentence of the banner with what it comes to."""
-
-    badge: str
-    icon: str
-    color: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +38,7 @@ class Figure:
     help: str
 
 
-def verdict(decision: Decision) -> list[Sentence]:
+def verdict(decision: Decision) -> list[Banner]:
     """Is the baseline worth it, and what to use: the sentences of `harness recommend`, word for word."""
     found = decision.recommendation
     worth = {
@@ -58,24 +51,7 @@ def verdict(decision: Decision) -> list[Sentence]:
         "default": ("Until more is known", ":material/hourglass_top:", "orange"),
         "none": ("Nothing fits", ":material/block:", "red"),
     }[found.answer]
-    return [Sentence(*worth, found.full_sentence), Sentence(*use, found.sentence)]
-
-
-def caption(evidence: Evidence, decision: Decision) -> str:
-    """Study, what is compared and how, and how old it is."""
-    at = f"{decision.as_of:%Y-%m-%d %H:%M} UTC" if decision.as_of else "no run yet"
-    parts = [
-        decision.study + (f" (results of {decision.origin})" if decision.origin else ""),
-        f"{decision.metric.replace('/', ' ')} at a margin of {margin(decision)}",
-        f"limits: {limits_said(decision.limits, decision.currency)}",
-        f"{len(evidence.records)} runs, the latest of {at}",
-    ]
-    return " · ".join(parts)
-
-
-def margin(decision: Decision) -> str:
-    scaled = charts.scaled(decision.margin, decision)
-    return f"{scaled:g} points" if decision.percent else f"{scaled:g}"
+    return [Banner(*worth, found.full_sentence), Banner(*use, found.sentence, list(found.details))]
 
 
 def figures(decision: Decision) -> list[Figure]:
@@ -86,16 +62,15 @@ def figures(decision: Decision) -> list[Figure]:
     row, base = decision.row(chosen.arm), decision.row(decision.baseline)
     own = chosen.arm == decision.baseline
     against = f"against {decision.baseline if len(decision.baseline) < LONG else 'the baseline'}"
-    unit = None if row.difference is None else f"points {against}" if decision.percent else against
-    shown = charts.difference(row.difference, decision)
+    apart = not own and row.difference is not None
     return [
         Figure(
             f"Quality of {chosen.arm}",
-            charts.quality(row, decision).split(" [")[0].split(" (")[0],
-            None if own or row.difference is None else shown.replace(" points", ""),
-            unit if not own and row.difference else charts.quality(row, decision).partition(" % ")[2] or None,
+            metrics.score(row.quality, decision.metric),
+            difference(row.difference, decision) if apart else None,
+            against if apart else spread(row, decision) or None,
             _quality_color(decision),
-            f"{charts.quality_title(decision)}: {charts.quality(row, decision)}, {_seeds(row.seeds)}. Below: the "
+            f"{quality_title(decision)}: {quality(row, decision)}, {_mean(row.seeds)}. Below: the "
             "difference with its 95 % interval, grey where that covers zero.",
         ),
         Figure(
@@ -106,7 +81,7 @@ def figures(decision: Decision) -> list[Figure]:
         ),
         Figure(
             "Time of a run",
-            "-" if row.seconds is None else duration(row.seconds),
+            duration(row.seconds),
             *_against(row.seconds, base.seconds, None if own else against),
             "Wall clock of a whole run, evaluation included, mean over seeds.",
         ),
@@ -125,37 +100,9 @@ def _money(decision: Decision, row: Row, base: Row, against: str | None) -> Figu
     return Figure("Cost of a run", money(row.cost, decision.currency), *compared, words)
 
 
-def reading(decision: Decision) -> str:
-    """How to read the ranked chart."""
-    band = f", the band the margin of {margin(decision)} around it" if decision.margin else ""
-    if any(row.spread == "items" for row in decision.rows):
-        alone = "dashed where there is one seed: over its items alone, noise between runs is not in them"
-    else:
-        alone = "lines that overlap do not mean that two are alike, for the verdict compares them item by item"
-    line = f"The upright line is {decision.baseline}{band}."
-    return f"Points are means, lines 95 % intervals of each one by itself; {alone}. {line}"
-
-
 def table(decision: Decision) -> pd.DataFrame:
     """Every configuration with its figures, as text with units."""
-    return pd.DataFrame(
-        [
-            {
-                "Configuration": row.arm,
-                "Standing": row.why if row.standing == "over a limit" and row.why else row.standing,
-                charts.quality_title(decision): charts.quality(row, decision),
-                f"Difference to {decision.baseline}": (
-                    "" if row.arm == decision.baseline else charts.difference(row.difference, decision)
-                ),
-                "Verdict": "baseline" if row.arm == decision.baseline else (row.label or "not enough data"),
-                "Peak memory": size(row.peak_bytes),
-                "Time of a run": "-" if row.seconds is None else duration(row.seconds),
-                **({"Cost of a run": money(row.cost, decision.currency)} if decision.per_hour is not None else {}),
-                "Chance to be best": "-" if row.best_probability is None else f"{row.best_probability:.0%}",
-            }
-            for row in decision.rows
-        ]
-    )
+    return pd.DataFrame([configuration_cells(row, decision) for row in decision.rows])
 
 
 def exported(evidence: Evidence, decision: Decision) -> list[tuple[str, str, str]]:
@@ -169,8 +116,8 @@ def exported(evidence: Evidence, decision: Decision) -> list[tuple[str, str, str
     return [(path, e.about, text) for e in exporters for path, text in e.files(configuration).items()]
 
 
-def _seeds(count: int) -> str:
-    return "one seed" if count == 1 else f"mean over {count} seeds"
+def _mean(count: int) -> str:
+    return seeds(count) if count == 1 else f"mean over {seeds(count)}"
 
 
 def _quality_color(decision: Decision) -> str:
@@ -187,4 +134,4 @@ def _against(value: float | None, baseline: float | None, against: str | None) -
     share = value / baseline - 1
     if abs(share) < ALIKE:
         return "the same", against, "off"
-    return f"{share:+.0%}", against, "inverse"
+    return percent(share, sign="+"), against, "inverse"

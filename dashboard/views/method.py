@@ -1,7 +1,6 @@
 """Can I trust this: what is measured, how verdicts are made, what was declared, and what the runs were made with."""
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,17 +8,21 @@ from typing import Any
 
 import pandas as pd
 
-from harness import __version__
-from harness.charts import difference as worded
-from harness.charts import scaled
-from harness.compare import Comparison, Verdict
+from dashboard.views.banner import Banner
+from dashboard.views.settings import value as setting
+from harness import __version__, metrics
+from harness.compare import Comparison
 from harness.decision import Decision
+from harness.environment import described
 from harness.protocol import Declaration, declare
 from harness.record import OBJECTIVE, Record
 from harness.spec import AUTO, StudySpec
 from harness.store import StudyStore
 from harness.summary import Evidence, peak_bytes, score_name
 from harness.trial import ZERO_SHOT
+from harness.units import money, percent
+from harness.wording import ROLES, difference
+from harness.words import capital, count
 
 DECLARED = {
     "level": "What is claimed of",
@@ -33,17 +36,6 @@ DECLARED = {
     "worse_than_base_fails": "A run worse than the untrained base fails",
 }
 """What is declared, by its key, as a reader sees it."""
-
-ROLES = {"target": "what training should teach", "retention": "what it should not forget", "loss": "held-out rows"}
-
-
-@dataclass(frozen=True)
-class Banner:
-    badge: str
-    icon: str
-    color: str
-    sentence: str
-    details: list[str]
 
 
 @dataclass(frozen=True)
@@ -118,12 +110,12 @@ def _why(evidence: Evidence) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "."
+    return capital(text).rstrip(".") + "."
 
 
 def _made_with(records: Sequence[Record]) -> str:
     """`41 runs with one version of every library on one machine`."""
-    runs = f"{len(records)} run{'s' if len(records) != 1 else ''}"
+    runs = count(len(records), "run")
     differing = [name for name, found in packages(records).items() if len(found) > 1]
     versions = f"several versions of {', '.join(differing)}" if differing else "one version of every library"
     if not packages(records):
@@ -144,22 +136,7 @@ def packages(records: Iterable[Record]) -> dict[str, Counter[str]]:
 
 def machines_of(records: Iterable[Record]) -> Counter[str]:
     """How many runs were made on each kind of machine."""
-    return Counter(_machine(r) for r in records)
-
-
-def _machine(record: Record) -> str:
-    environment = record.environment
-    gpus = Counter(f"{g.get('name')}{_driver(g)}" for g in environment.get("gpus") or [])
-    parts = [f"{n} x {name}" if n > 1 else name for name, n in gpus.items()]
-    cpu = environment.get("cpu")
-    if cpu:
-        cores = environment.get("cores")
-        parts.append(f"{cpu}, {cores} cores" if cores else str(cpu))
-    return "; ".join(parts) or "not known"
-
-
-def _driver(gpu: dict[str, Any]) -> str:
-    return f" (driver {gpu['driver']})" if gpu.get("driver") else ""
+    return Counter(described(r.environment) for r in records)
 
 
 def definitions(evidence: Evidence, decision: Decision) -> pd.DataFrame:
@@ -170,7 +147,7 @@ def definitions(evidence: Evidence, decision: Decision) -> pd.DataFrame:
     rows = [
         (
             "Quality",
-            f"{decision.metric.replace('/', ' ')}: mean over its items, then over seeds. Intervals are 95 %.",
+            f"{metrics.plain(decision.metric)}: mean over its items, then over seeds. Intervals are 95 %.",
             _share(records, lambda r: r.score(decision.metric) is not None),
         ),
         (
@@ -207,7 +184,7 @@ def definitions(evidence: Evidence, decision: Decision) -> pd.DataFrame:
             "Cost of a run",
             "Hours of a run over the share of its runs that succeed, times the price of an hour"
             + (
-                f": {decision.currency}{decision.per_hour:g}."
+                f": {money(decision.per_hour, decision.currency)}."
                 if decision.per_hour is not None
                 else ". No price is set, so costs are in hours."
             ),
@@ -261,7 +238,7 @@ def rules(evidence: Evidence, declared: Declaration | None, comparison: Comparis
         Rule(
             "Tuned alike",
             "Every arm has the same number of trials, those that went wrong included. They see validation rows only.",
-            f"{promised.trials} trial{'s' if promised.trials > 1 else ''} per arm"
+            f"{count(promised.trials, 'trial')} per arm"
             + (f" and each of {promised.tunings} tunings" if promised.tunings > 1 else "")
             + f", with seed {spec.search.seed}.",
         ),
@@ -296,7 +273,7 @@ def rules(evidence: Evidence, declared: Declaration | None, comparison: Comparis
             "Several arms",
             "The p values are adjusted by Holm's method: the smallest is multiplied by the number of arms, the next by "
             "one less, and none falls below the one before. The intervals printed are not adjusted.",
-            f"{others} arm{'s' if others != 1 else ''} against {promised.baseline}: "
+            f"{count(others, 'arm')} against {promised.baseline}: "
             + (f"the smallest p is multiplied by {others}." if others > 1 else "nothing to adjust."),
         ),
         Rule(
@@ -358,23 +335,19 @@ def verdicts(comparison: Comparison | None, decision: Decision) -> pd.DataFrame:
             {
                 "Configuration": v.arm,
                 "Verdict": v.label,
-                f"Difference to {v.baseline}": _difference(v, decision),
+                f"Difference to {v.baseline}": difference(v.interval, decision) if v.interval else "no interval",
                 "Nearest claim": v.claim or "-",
                 "p": _p(v.p),
                 "p by Holm": _p(v.p_adjusted),
                 "Alpha of the look": f"{comparison.alpha:g}" if comparison else "-",
                 "Seeds": v.seeds,
                 "Items": v.items,
-                "Share of seeds in the variance": f"{v.interval.seed_share:.0%}" if v.interval else "-",
+                "Share of seeds in the variance": percent(v.interval.seed_share if v.interval else None),
                 "Why not": v.reason or "-",
             }
             for v in found
         ]
     )
-
-
-def _difference(verdict: Verdict, decision: Decision) -> str:
-    return worded(verdict.interval, decision) if verdict.interval else "no interval"
 
 
 def _p(value: float | None) -> str:
@@ -385,9 +358,8 @@ def margin_note(decision: Decision, evidence: Evidence) -> str | None:
     """Where the side bar asks for another margin than the study's own."""
     if decision.margin == evidence.margin:
         return None
-    unit = " points" if decision.percent else ""
-    asked, own = scaled(decision.margin, decision), scaled(evidence.margin, decision)
-    return f"At the margin of the side bar, {asked:g}{unit}; the study's own is {own:g}{unit}."
+    asked, own = (metrics.margin(m, decision.metric) for m in (decision.margin, evidence.margin))
+    return f"At the margin of the side bar, {asked}; the study's own is {own}."
 
 
 def declaration(declared: Declaration | None, spec: StudySpec) -> pd.DataFrame:
@@ -407,13 +379,7 @@ def declaration(declared: Declaration | None, spec: StudySpec) -> pd.DataFrame:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    if value == AUTO:
-        return "first task of the data (auto)"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "first task of the data (auto)" if value == AUTO else setting(value)
 
 
 def hashes(evidence: Evidence, store: StudyStore, declared: Declaration | None) -> pd.DataFrame:
@@ -462,7 +428,7 @@ def versions(records: Sequence[Record]) -> pd.DataFrame:
 def _versions(found: Counter[str]) -> str:
     if len(found) == 1:
         return next(iter(found))
-    return ", ".join(f"{version} ({n} run{'s' if n > 1 else ''})" for version, n in found.most_common())
+    return ", ".join(f"{version} ({count(n, 'run')})" for version, n in found.most_common())
 
 
 def _yes(value: bool) -> str:
@@ -500,14 +466,14 @@ def tasks(evidence: Evidence, decision: Decision) -> pd.DataFrame:
         items = {s.items for r in evidence.records for s in r.scores if score_name(s) == name}
         rows.append(
             {
-                "Task": score.task.replace("_", " ") if score.role == "loss" else score.task,
+                "Task": metrics.plain(score.task) if score.role == "loss" else score.task,
                 "Metric": "nats per token" if score.role == "loss" else score.metric,
                 "Asked for": "tuning" if score.task == OBJECTIVE else ROLES[score.role],
                 "Judged by": _yes(name == decision.metric),
                 "Items": str(min(items)) if len(items) == 1 else f"{min(items)} to {max(items)}",
                 "Better": "higher" if score.higher_is_better else "lower",
-                "Base before training": "-" if before is None else f"{before:.4g} (one run)",
-                "Most frequent answer": "-" if score.majority is None else f"{score.majority:.4g}",
+                "Base before training": "-" if before is None else f"{metrics.score(before, name)} (one run)",
+                "Most frequent answer": metrics.score(score.majority, name, none="-"),
             }
         )
     return pd.DataFrame(rows)
@@ -548,13 +514,6 @@ def limits(evidence: Evidence) -> list[str]:
         )
     said.append("Intervals are for this model, this data and these items. They say nothing about other ones.")
     return said
-
-
-def reproduce(evidence: Evidence, store: StudyStore) -> str:
-    """The command that makes the whole study again, or brings foreign results again."""
-    if evidence.spec.origin:
-        return f"harness import {evidence.spec.origin.tool.lower()} PATH --name {shlex.quote(evidence.spec.name)}"
-    return f"harness study {shlex.quote(str(store.folder / 'study.yaml'))} --store again"
 
 
 def citation(evidence: Evidence, declared: Declaration | None) -> str:

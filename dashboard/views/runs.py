@@ -8,35 +8,37 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from dashboard.views.metrics import plain, scaled, score, unit
 from dashboard.views.settings import flat, said, value
+from harness import metrics
 from harness.charts import Chart
+from harness.environment import described
 from harness.record import NO_ROOM, OBJECTIVE, Record, Status
 from harness.spec import Controls
 from harness.summary import Evidence, forecast_bytes, peak_bytes, score_name
 from harness.trackers._connection import run_page
-from harness.units import duration, energy, is_share, size
+from harness.units import byte_scale, duration, energy, is_share, size, time_scale
+from harness.wording import PHASES, ROLES, STATUSES
+from harness.words import capital, count
 
 
 @dataclass(frozen=True)
 class Look:
-    """How a status reads: a sign for the table, an icon and a colour for the badge."""
+    """How a status looks: a sign for the table, an icon and a colour for the badge."""
 
-    words: str
     sign: str
     icon: str
     color: str
 
 
 LOOKS: dict[Status, Look] = {
-    "done": Look("done", "✓", ":material/check_circle:", "green"),
-    "out_of_memory": Look("out of memory", "▲", ":material/memory:", "orange"),
-    "does_not_fit": Look("does not fit", "△", ":material/sd_card_alert:", "orange"),
-    "diverged": Look("diverged", "↗", ":material/trending_up:", "orange"),
-    "pruned": Look("stopped early", "–", ":material/content_cut:", "gray"),
-    "timed_out": Look("timed out", "◷", ":material/timer_off:", "orange"),
-    "killed": Look("killed", "■", ":material/cancel:", "red"),
-    "failed": Look("failed", "✕", ":material/error:", "red"),
+    "done": Look("✓", ":material/check_circle:", "green"),
+    "out_of_memory": Look("▲", ":material/memory:", "orange"),
+    "does_not_fit": Look("△", ":material/sd_card_alert:", "orange"),
+    "diverged": Look("↗", ":material/trending_up:", "orange"),
+    "pruned": Look("–", ":material/content_cut:", "gray"),
+    "timed_out": Look("◷", ":material/timer_off:", "orange"),
+    "killed": Look("■", ":material/cancel:", "red"),
+    "failed": Look("✕", ":material/error:", "red"),
 }
 RESULTS = (
     "Out of memory, does not fit, diverged and timed out are results of a configuration; failed and killed are not."
@@ -54,8 +56,8 @@ KINDS = {
     "step_peak": "One step (activations, gradients)",
 }
 """Memory by kind, as its parts add up to the peak."""
-HERE = ("commit", "harness", "python", "system", "cpu", "cores", "memory_bytes")
-"""What is said of the machine, in this order, before its GPUs and packages."""
+HERE = ("commit", "harness", "python", "system", "memory_bytes")
+"""What is said of the machine, in this order, beside its hardware and packages."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,10 @@ def short(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
 
 
-def status_words(status: str) -> str:
-    return LOOKS[status].words  # type: ignore[index]
+def worded(key: str, value: str) -> str:
+    """A value of a filter as it is read."""
+    words: Mapping[str, str] = {"status": STATUSES, "phase": PHASES}.get(key, {})  # type: ignore[assignment]
+    return words.get(value, value)
 
 
 def found(evidence: Evidence, chosen: Mapping[str, Sequence[str]]) -> list[Record]:
@@ -102,11 +106,10 @@ def known(evidence: Evidence) -> dict[str, list[str]]:
 
 def counted(records: Sequence[Record], evidence: Evidence) -> str:
     """How many runs there are and how they ended."""
-    ends = [(status_words(s), sum(r.status == s for r in records)) for s in LOOKS]
+    ends = [(words, sum(r.status == s for r in records)) for s, words in STATUSES.items()]
     parts = ", ".join(f"{n:,} {words}" for words, n in ends if n)
-    whole = len(evidence.records)
-    all_of_them = "1 run" if whole == 1 else f"{whole:,} runs"
-    number = f"{len(records):,} of {all_of_them}" if len(records) != whole else all_of_them
+    whole = count(len(evidence.records), "run")
+    number = f"{len(records):,} of {whole}" if len(records) != len(evidence.records) else whole
     return f"{number}: {parts}." if parts else f"{number}."
 
 
@@ -115,9 +118,9 @@ def table(records: Sequence[Record], evidence: Evidence) -> pd.DataFrame:
     metric = evidence.metric
     rows = [
         {
-            "Status": f"{LOOKS[r.status].sign} {LOOKS[r.status].words}",
+            "Status": f"{LOOKS[r.status].sign} {STATUSES[r.status]}",
             "Configuration": r.trial.arm,
-            "Phase": r.phase,
+            "Phase": PHASES[r.phase],
             "Seed": str(r.trial.seed),
             "Learning rate": r.trial.params.get("learning_rate"),
             "Validation loss": r.score(OBJECTIVE),
@@ -134,9 +137,9 @@ def table(records: Sequence[Record], evidence: Evidence) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=COLUMNS)
     numbers = ["Learning rate", "Validation loss", "Score", "Peak memory", "Forecast", "Time"]
     frame[numbers] = frame[numbers].astype("float64")
-    frame["Score"] *= scaled(1, metric)
-    frame[["Peak memory", "Forecast"]] /= memory_unit(records)[1]
-    frame["Time"] /= time_unit(records)[1]
+    frame["Score"] *= metrics.scale(metric)
+    frame[["Peak memory", "Forecast"]] /= memory_unit(records)[0]
+    frame["Time"] /= time_unit(records)[0]
     unknown = [c for c in numbers if frame[c].isna().all()]
     return frame.drop(columns=unknown)
 
@@ -144,10 +147,10 @@ def table(records: Sequence[Record], evidence: Evidence) -> pd.DataFrame:
 def titles(records: Sequence[Record], evidence: Evidence) -> dict[str, str]:
     """The names of the columns that hold numbers, with their units."""
     metric = evidence.metric
-    memory, time = memory_unit(records)[0], time_unit(records)[0]
+    memory, time = memory_unit(records)[1], time_unit(records)[1]
     return {
-        "Validation loss": "Validation loss (nats)",
-        "Score": f"Score, one seed ({'%' if is_share(metric) else unit(metric)})",
+        "Validation loss": "Validation loss (nats per token)",
+        "Score": f"Score, one seed ({'%' if is_share(metric) else metrics.unit(metric)})",
         "Peak memory": f"Peak memory ({memory})",
         "Forecast": f"Forecast ({memory})",
         "Time": f"Time ({time})",
@@ -160,15 +163,14 @@ def score_format(metric: str) -> str:
     return "%.1f" if is_share(metric) else "%.4g"
 
 
-def memory_unit(records: Sequence[Record]) -> tuple[str, int]:
-    """GiB where any run needed one, else MiB."""
-    most = max((p for r in records for p in (peak_bytes(r), forecast_bytes(r)) if p is not None), default=0)
-    return ("GiB", 1 << 30) if most >= 1 << 30 else ("MiB", 1 << 20)
+def memory_unit(records: Sequence[Record]) -> tuple[int, str]:
+    """The one in which the peaks of runs are listed."""
+    return byte_scale(max((p for r in records for p in (peak_bytes(r), forecast_bytes(r)) if p is not None), default=0))
 
 
-def time_unit(records: Sequence[Record]) -> tuple[str, int]:
-    """Minutes where any run took ten of them, else seconds."""
-    return ("min", 60) if max((r.seconds for r in records), default=0.0) >= 600 else ("s", 1)
+def time_unit(records: Sequence[Record]) -> tuple[float, str]:
+    """The one in which the times of runs are listed."""
+    return time_scale(max((r.seconds for r in records), default=0.0))
 
 
 COLUMNS = [
@@ -196,7 +198,7 @@ def find(evidence: Evidence, wanted: str) -> Record | None:
 def name(record: Record) -> str:
     rate = record.trial.params.get("learning_rate")
     at = f", learning rate {rate:.3g}" if isinstance(rate, int | float) else ""
-    return f"{record.trial.arm}, {record.phase}, seed {record.trial.seed}{at}"
+    return f"{record.trial.arm}, {PHASES[record.phase]}, seed {record.trial.seed}{at}"
 
 
 def began(record: Record) -> str:
@@ -208,10 +210,10 @@ def why(record: Record) -> str | None:
     """Why a run is not done, and what came of it."""
     if record.status == "done":
         return None
-    words = f"{status_words(record.status)}: {record.detail}" if record.detail else status_words(record.status)
+    words = capital(STATUSES[record.status]) + (f": {record.detail}" if record.detail else "")
     after = " It was tried again at a smaller micro-batch." if record.goes_on else ""
     result = " This is a result of the configuration, not an error." if record.status in NO_ROOM else ""
-    return f"{words[:1].upper()}{words[1:]}.{result}{after}"
+    return f"{words}.{result}{after}"
 
 
 def figures(record: Record, evidence: Evidence) -> list[Figure]:
@@ -260,9 +262,9 @@ def _quality(record: Record, evidence: Evidence) -> tuple[str, str]:
     """What a run was judged by: the study's metric, or before that the loss that tuning minimises."""
     found = record.score(evidence.metric)
     if found is not None:
-        return plain(evidence.metric), score(found, evidence.metric)
+        return capital(metrics.plain(evidence.metric)), metrics.score(found, evidence.metric)
     loss = record.score(OBJECTIVE)
-    return "Validation loss", "-" if loss is None else score(loss, OBJECTIVE)
+    return "Validation loss", metrics.score(loss, OBJECTIVE, none="-")
 
 
 # its curve
@@ -342,9 +344,9 @@ def stages_chart(record: Record) -> Chart | None:
     frame = stages_frame(record)
     if frame.empty:
         return None
-    long = frame["to"].max() >= 600
-    frame[["from", "to"]] /= 60 if long else 1
-    title = f"Since the run began ({'min' if long else 's'})"
+    scale, name = time_scale(frame["to"].max())
+    frame[["from", "to"]] /= scale
+    title = f"Since the run began ({name})"
     y = alt.Y("stage:N", sort=list(frame["stage"]), title=None, axis=alt.Axis(labelOverlap=False, grid=False))
     tips = [alt.Tooltip("stage:N", title="Stage"), alt.Tooltip("time:N", title="Time")]
     base = alt.Chart(frame)
@@ -403,7 +405,7 @@ def memory_chart(record: Record) -> Chart | None:
     frame = memory_frame(record)
     if frame.empty:
         return None
-    words, by = ("GiB", 1 << 30) if frame["bytes"].max() >= 1 << 30 else ("MiB", 1 << 20)
+    by, words = byte_scale(frame["bytes"].max())
     frame["shown"], frame["text"] = frame["bytes"] / by, frame["bytes"].map(size)
     title = f"Memory ({words})"
     order = [k for k in [*KINDS.values(), "Peak (their sum)"] if k in set(frame["kind"])]
@@ -450,11 +452,11 @@ def scores_table(record: Record) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Score": plain(score_name(s)),
-                "Value": f"{score(s.value, score_name(s))} (one seed)",
+                "Score": capital(metrics.plain(score_name(s))),
+                "Value": f"{metrics.score(s.value, score_name(s))} (one seed)",
                 "Items": f"{s.items:,}",
-                "Always the most frequent answer": "-" if s.majority is None else score(s.majority, score_name(s)),
-                "For": {"target": "what training teaches", "retention": "what it should keep", "loss": "loss"}[s.role],
+                "Always the most frequent answer": metrics.score(s.majority, score_name(s), none="-"),
+                "For": ROLES[s.role],
                 "Better is": "more" if s.higher_is_better else "less",
             }
             for s in record.scores
@@ -484,12 +486,10 @@ def machine_table(record: Record) -> pd.DataFrame:
     """The hardware and the programs that a run was made with."""
     known = record.environment
     rows = [(said(k), size(known[k]) if k == "memory_bytes" else value(known[k])) for k in HERE if known.get(k)]
-    for gpu in known.get("gpus") or []:
-        words = [str(gpu.get("name", "GPU")), *([size(gpu["memory_bytes"])] if gpu.get("memory_bytes") else [])]
-        rows.append(("GPU", ", ".join([*words, *([f"driver {gpu['driver']}"] if gpu.get("driver") else [])])))
+    if known.get("cpu") or known.get("gpus"):
+        rows.append(("Hardware", described(known)))
     named = {
         "Memory bytes": "Memory of the host",
-        "Cpu": "Processor",
         "Harness": "harness",
         "Commit": "Commit of harness",
     }

@@ -1,7 +1,6 @@
 """Was the search fair, and is it finished: what each configuration was given, what came of it, what is left."""
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,40 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness import serving
+from dashboard.views.banner import Banner
+from dashboard.views.search_rates import RATE, Chosen, chosen, loss_of, varying
+from harness import metrics, serving
 from harness.record import OBJECTIVE, Record, Status, confirmations, outcomes
 from harness.spec import StudySpec
-from harness.store import StudyStore
-from harness.summary import Evidence, Summary
+from harness.summary import Evidence, settled
 from harness.trial import Phase
 from harness.units import duration
-
-RATE = "learning_rate"
-
-ENDED: dict[Status, str] = {
-    "done": "Completed",
-    "out_of_memory": "Out of memory",
-    "does_not_fit": "Does not fit (not run)",
-    "diverged": "Diverged",
-    "pruned": "Pruned",
-    "timed_out": "Timed out",
-    "killed": "Killed",
-    "failed": "Failed",
-}
-"""How runs end, as tables and legends name it, in their order."""
-
-PHASES: dict[Phase, str] = {
-    "baseline": "Base before training",
-    "search": "Tuning",
-    "confirm": "Confirmation",
-    "serve": "Served after training",
-    "speed": "Speed of answers",
-}
-
-LEAST_TRIALS, LEAST_VARYING = 8, 2
-"""Completed trials and varying parameters from which importances are computed."""
-PER_GROUP, MOST_GROUPS = 4, 5
-"""Trials in a group of values of a parameter at least, and groups at most."""
+from harness.wording import PHASES, STATUSES
+from harness.words import capital, count, listed
 
 SERIES = 8
 """Series that one chart can tell apart."""
@@ -88,22 +63,6 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The learning rate that a tuning found best, and what its confirmed runs made of it."""
-
-    series: str
-    rate: float
-    loss: float
-    lowest: float
-    highest: float
-    """Of the learning rates whose trials were completed."""
-    rates: int
-    edge: bool
-    confirmed: list[float]
-    """Validation losses of the confirmed runs."""
-
-
-@dataclass(frozen=True)
 class Tuning:
     """Everything that the page shows, from one pass over the records."""
 
@@ -119,16 +78,7 @@ class Tuning:
     chosen: list[Chosen]
 
 
-@dataclass(frozen=True)
-class Banner:
-    badge: str
-    icon: str
-    color: str
-    sentence: str
-    details: list[str]
-
-
-def tuning(evidence: Evidence, summary: Summary) -> Tuning:
+def tuning(evidence: Evidence) -> Tuning:
     """Read the trial log once."""
     spec, records = evidence.spec, evidence.records
     ends = [r for r in outcomes(records) if r.phase == "search"]
@@ -137,7 +87,7 @@ def tuning(evidence: Evidence, summary: Summary) -> Tuning:
     return Tuning(
         accounts=[_account(spec, name, records, ends, confirmed) for name in spec.arms],
         others=_others(spec, records),
-        progress=[] if _foreign(spec) else progress(spec, records, ends, confirmed, stopped=stopped(evidence, summary)),
+        progress=[] if _foreign(spec) else progress(spec, records, ends, confirmed, stopped=stopped(evidence)),
         tried=frame,
         params={name: varying(ends, name) for name in spec.arms},
         chosen=chosen(spec, frame, confirmed),
@@ -168,7 +118,7 @@ def _others(spec: StudySpec, records: Sequence[Record]) -> list[Account]:
     for record in records:
         if record.phase in {"search", "confirm"} and record.trial.arm in spec.arms:
             continue
-        name = PHASES[record.phase]
+        name = capital(PHASES[record.phase])
         rest.setdefault(name if record.phase not in {"search", "confirm"} else record.trial.arm, []).append(record)
     return [
         Account(name, 0, 0, 0, 0, _counted(some), 0.0, 0.0, sum(r.seconds for r in some)) for name, some in rest.items()
@@ -177,7 +127,7 @@ def _others(spec: StudySpec, records: Sequence[Record]) -> list[Account]:
 
 def _counted(records: Iterable[Record]) -> dict[Status, int]:
     found = Counter(r.status for r in records)
-    return {status: found[status] for status in ENDED if found[status]}
+    return {status: found[status] for status in STATUSES if found[status]}
 
 
 def _foreign(spec: StudySpec) -> bool:
@@ -185,13 +135,9 @@ def _foreign(spec: StudySpec) -> bool:
     return spec.origin is not None
 
 
-def stopped(evidence: Evidence, summary: Summary) -> bool:
+def stopped(evidence: Evidence) -> bool:
     """Whether the study has ended at a declared look before the last one, since every configuration has its verdict."""
-    if evidence.seeds >= len(evidence.spec.confirm.seeds) or evidence.early or summary.comparison is None:
-        return False
-    open_ = {"not shown", "not enough data"}
-    verdicts = summary.comparison.verdicts
-    return bool(verdicts) and not any(v.label in open_ for v in verdicts)
+    return evidence.seeds < len(evidence.spec.confirm.seeds) and not evidence.early and settled(evidence)
 
 
 def progress(
@@ -262,8 +208,8 @@ def tried(ends: Sequence[Record], *, several: bool) -> pd.DataFrame:
             "series": f"{r.trial.arm}, tuning {r.trial.tuning + 1}" if several else r.trial.arm,
             "tuning": r.trial.tuning,
             "number": math.nan if r.trial.number is None else r.trial.number + 1,
-            "loss": _loss(r),
-            "ended": ENDED[r.status],
+            "loss": loss_of(r),
+            "ended": STATUSES[r.status],
             "rate": float(r.trial.params.get(RATE, math.nan)),
             "id": r.trial_id,
         }
@@ -275,50 +221,6 @@ def tried(ends: Sequence[Record], *, several: bool) -> pd.DataFrame:
     frame["number"] = frame["number"].fillna(frame.groupby("series").cumcount() + 1)
     frame["best"] = frame.groupby("series")["loss"].cummin().groupby(frame["series"]).ffill()
     return frame
-
-
-def _loss(record: Record) -> float:
-    """NaN for a trial without a score: it is no zero, and no number at all."""
-    loss = record.score(OBJECTIVE) if record.status == "done" else None
-    return math.nan if loss is None or not math.isfinite(loss) else loss
-
-
-def varying(ends: Sequence[Record], arm: str) -> pd.DataFrame:
-    """The parameters that took more than one value over the completed trials of a configuration, and their loss."""
-    rows = [{**r.trial.params, "loss": loss} for r in ends if r.trial.arm == arm and (loss := _loss(r)) == loss]
-    frame = pd.DataFrame(rows)
-    kept = [c for c in frame.columns if c != "loss" and frame[c].dropna().nunique() > 1]
-    return frame[[*kept, "loss"]] if rows else pd.DataFrame(columns=["loss"])
-
-
-def chosen(spec: StudySpec, frame: pd.DataFrame, confirmed: Sequence[Record]) -> list[Chosen]:
-    """Of each tuning the learning rate with the lowest validation loss.
-
-    It lies at the edge when it is the lowest or highest of all that were completed and more than one was searched.
-    """
-    found = []
-    for (arm, k, series), mine in frame.groupby(["arm", "tuning", "series"], sort=False):
-        done = mine[mine["loss"].notna() & mine["rate"].notna()]
-        if done.empty:
-            continue
-        losses, tried_rates = done["loss"].to_numpy(dtype=float), done["rate"].to_numpy(dtype=float)
-        at = int(losses.argmin())
-        rate, rates = float(tried_rates[at]), sorted(set(tried_rates.tolist()))
-        runs = [r for r in confirmed if r.trial.arm == arm and r.trial.tuning == k]
-        found.append(
-            Chosen(
-                series=str(series),
-                rate=rate,
-                loss=float(losses[at]),
-                lowest=rates[0],
-                highest=rates[-1],
-                rates=len(rates),
-                edge=RATE in spec.arms[str(arm)].search and len(rates) > 1 and rate in (rates[0], rates[-1]),
-                confirmed=[loss for r in runs if (loss := _loss(r)) == loss],
-            )
-        )
-    order = {name: i for i, name in enumerate(spec.arms)}
-    return sorted(found, key=lambda c: order[c.series.partition(", tuning ")[0]])
 
 
 def banner(evidence: Evidence, found: Tuning) -> Banner:
@@ -334,7 +236,7 @@ def banner(evidence: Evidence, found: Tuning) -> Banner:
         )
     if not found.tried.shape[0]:
         trials = spec.search.trials * spec.search.tunings
-        each = f"{trials} tuning trial{'s' if trials > 1 else ''}"
+        each = count(trials, "tuning trial")
         given = f"{len(spec.arms)} configurations with {each} each are planned"
         return Banner("Not begun", ":material/hourglass_empty:", "orange", f"Nothing was tuned yet: {given}.", [])
     equal, left = len({a.tuned for a in found.accounts}) == 1, sum(p.left for p in found.progress)
@@ -362,7 +264,7 @@ def _budgets(spec: StudySpec, found: Tuning, *, equal: bool) -> str:
         return f"Budgets differ so far ({counts} of {planned} tuning trials)"
     spent = found.accounts[0].tuned
     part = "" if spent == planned else f" of {planned}"
-    trials = "1 tuning trial" if spent == 1 and not part else f"{spent}{part} tuning trials"
+    trials = f"{spent}{part} tuning trials" if part else count(spent, "tuning trial")
     if len(found.accounts) == 1:
         return f"The one configuration has had {trials}"
     return f"Every configuration has had the same budget, {trials}"
@@ -380,46 +282,36 @@ def _edges(spec: StudySpec, found: Tuning) -> str:
     if not found.chosen:
         return "no tuning trial was completed"
     if edges:
-        return f"the best learning rate lies at the edge of what was tried for {_listed(edges)}"
+        return f"the best learning rate lies at the edge of what was tried for {listed(edges)}"
     if not any(RATE in arm.search for arm in spec.arms.values()):
         return "learning rates were given in the study file, not searched"
     return "no best learning rate lies at the edge of what was tried"
 
 
-def _listed(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
 def _details(found: Tuning, *, equal: bool) -> list[str]:
     lost = Counter(found.tried["ended"])
-    said = [f"{lost[name]} {name.lower()}" for name in ENDED.values() if name != "Completed" and lost[name]]
+    said = [f"{lost[words]} {words}" for status, words in STATUSES.items() if status != "done" and lost[words]]
     details = []
     if not equal:
         details.append(
             "There is no verdict on unequal budgets: an arm that was tuned more can look better for that alone."
         )
     if said:
-        details.append(f"Of the tuning trials {_listed(said)}. Each counts as a trial of its budget.")
+        details.append(f"Of the tuning trials {listed(said)}. Each counts as a trial of its budget.")
     if any(c.edge for c in found.chosen):
         details.append("Beyond an edge a better learning rate may lie: more trials look there first.")
     return details
 
 
-def next_command(store: StudyStore, found: Tuning) -> str | None:
-    """What goes on with the study; None when nothing is left."""
-    if not sum(p.left for p in found.progress):
-        return None
-    return f"harness study {_study_file(store)} --store {shlex.quote(str(store.folder.parent))}"
-
-
-def _study_file(store: StudyStore) -> str:
-    return shlex.quote(str(store.folder / "study.yaml"))
+def left(found: Tuning) -> int:
+    """Planned runs that have not ended; 0 where nothing is known of a plan."""
+    return sum(p.left for p in found.progress)
 
 
 def ledger(found: Tuning) -> pd.DataFrame:
     """What each configuration was given, and the sum over everything in the trial log."""
     rows = [*found.accounts, *found.others]
-    present = [status for status in ENDED if any(a.statuses.get(status) for a in rows)]
+    present = [status for status in STATUSES if any(a.statuses.get(status) for a in rows)]
     shown = [*rows, _total(rows)]
     return pd.DataFrame(
         [
@@ -427,11 +319,11 @@ def ledger(found: Tuning) -> pd.DataFrame:
                 "Configuration": a.name,
                 "Tuning trials": _of(a.tuned, a.tuning_planned),
                 "Confirmed runs": _of(a.confirmed, a.confirmed_planned),
-                "Time tuning": _time(a.tuning_seconds),
-                "Time confirming": _time(a.confirm_seconds),
-                "Time in all": _time(a.seconds),
+                "Time tuning": duration(a.tuning_seconds or None),
+                "Time confirming": duration(a.confirm_seconds or None),
+                "Time in all": duration(a.seconds or None),
                 "Runs in the log": a.runs,
-                **{ENDED[status]: a.statuses.get(status, 0) for status in present},
+                **{capital(STATUSES[status]): a.statuses.get(status, 0) for status in present},
             }
             for a in shown
         ]
@@ -445,7 +337,7 @@ def _total(rows: Sequence[Account]) -> Account:
         tuning_planned=sum(a.tuning_planned for a in rows),
         confirmed=sum(a.confirmed for a in rows),
         confirmed_planned=sum(a.confirmed_planned for a in rows),
-        statuses={s: n for s in ENDED if (n := sum(a.statuses.get(s, 0) for a in rows))},
+        statuses={s: n for s in STATUSES if (n := sum(a.statuses.get(s, 0) for a in rows))},
         tuning_seconds=sum(a.tuning_seconds for a in rows),
         confirm_seconds=sum(a.confirm_seconds for a in rows),
         other_seconds=sum(a.other_seconds for a in rows),
@@ -456,19 +348,15 @@ def _of(done: int, planned: int) -> str:
     return f"{done} of {planned}" if planned else (str(done) if done else "-")
 
 
-def _time(seconds: float) -> str:
-    return duration(seconds) if seconds else "-"
-
-
 def progress_table(found: Tuning) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "Phase": PHASES[p.phase],
+                "Phase": capital(PHASES[p.phase]),
                 "Done": f"{p.done} of {p.planned}",
                 "Share done": 100 * p.done / p.planned,
                 "Left": p.left,
-                "Time spent": _time(p.seconds),
+                "Time spent": duration(p.seconds or None),
             }
             for p in found.progress
         ]
@@ -490,8 +378,8 @@ def history_alt(frame: pd.DataFrame) -> str:
         return "No tuning trial has a validation loss."
     late = [s for s in ends.index if _found_late(frame[frame["series"] == s])]
     low = ends.idxmin()
-    said = f"{low} has the lowest validation loss, {ends.min():.4f} nats per token"
-    tail = f"the best of {_listed(late)} came in the last quarter of the trials" if late else "no best came late"
+    said = f"{low} has the lowest validation loss, {metrics.score(ends.min(), OBJECTIVE)} per token"
+    tail = f"the best of {listed(late)} came in the last quarter of the trials" if late else "no best came late"
     return f"{said}; {tail}."
 
 
@@ -501,90 +389,6 @@ def _found_late(mine: pd.DataFrame) -> bool:
     return len(at) >= 4 and bool(at[int(np.nanargmin(losses))] > 0.75 * at.max())
 
 
-def rates_alt(found: Sequence[Chosen]) -> str:
-    said = [f"{c.series} {c.rate:.3g}{' (at the edge)' if c.edge else ''}" for c in found]
-    return f"Best learning rates: {', '.join(said)}." if said else "No learning rate was completed."
-
-
-def rates_table(found: Sequence[Chosen]) -> pd.DataFrame:
-    """The chosen learning rates in words."""
-    return pd.DataFrame(
-        [
-            {
-                "Configuration": c.series,
-                "Best learning rate": f"{c.rate:.3g}",
-                "Tried": f"{c.rates}, from {c.lowest:.3g} to {c.highest:.3g}" if c.rates > 1 else "this one only",
-                "At the edge": "yes" if c.edge else "no",
-                "Loss in tuning (nats/token)": f"{c.loss:.4f} (one seed)",
-                "Loss of confirmed runs (nats/token)": _spread(c.confirmed),
-            }
-            for c in found
-        ]
-    )
-
-
-def _spread(losses: Sequence[float]) -> str:
-    if not losses:
-        return "none yet"
-    if len(losses) == 1:
-        return f"{losses[0]:.4f} (one seed)"
-    return f"{np.mean(losses):.4f}, from {min(losses):.4f} to {max(losses):.4f} ({len(losses)} seeds)"
-
-
 def others_of(found: Tuning) -> list[str]:
     """Configurations in which more than the learning rate was varied."""
     return [name for name, frame in found.params.items() if set(frame.columns) - {"loss", RATE}]
-
-
-def said(parameter: str) -> str:
-    """A parameter's name as a reader sees it."""
-    return parameter.replace("_", " ")
-
-
-def is_number(values: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-
-
-def importance(frame: pd.DataFrame) -> pd.DataFrame | None:
-    """How much of the loss each parameter explains by itself; None where there is too little to say it.
-
-    The correlation ratio of the loss's ranks over groups of the parameter's values, with Kelley's correction
-    (epsilon squared; Kelley 1935, PNAS 21, 554): 1 when the groups explain everything, around 0 for a parameter that
-    does nothing. Ranks, so that one diverging loss does not decide; groups, since a loss over learning rates is a
-    valley, to which a correlation is blind. What two parameters do together is not in it.
-    """
-    names = [c for c in frame.columns if c != "loss"]
-    if missing(frame):
-        return None
-    ranks = frame["loss"].rank()
-    shares = {name: _explained(ranks, frame[name]) for name in names}
-    table = pd.DataFrame({"Parameter": [said(n) for n in names], "Share": [shares[n] for n in names]})
-    return table.sort_values("Share", ascending=False, ignore_index=True)
-
-
-def missing(frame: pd.DataFrame) -> str | None:
-    """What importances lack, in words; None when nothing."""
-    trials, names = len(frame), len(frame.columns) - 1
-    if names < LEAST_VARYING:
-        return f"Importances need {LEAST_VARYING} parameters that vary, and {'one does' if names else 'none does'}."
-    if trials < LEAST_TRIALS:
-        return f"Importances need {LEAST_TRIALS} completed trials of a configuration; here are {trials}."
-    return None
-
-
-def _explained(ranks: pd.Series, values: pd.Series) -> float:
-    groups = _groups(values)
-    n, k = len(ranks), groups.nunique()
-    total = float(((ranks - ranks.mean()) ** 2).sum())
-    if k < 2 or n <= k or total == 0:
-        return 0.0
-    within = float(((ranks - ranks.groupby(groups).transform("mean")) ** 2).sum())
-    return max(0.0, 1 - (within / (n - k)) / (total / (n - 1)))
-
-
-def _groups(values: pd.Series) -> pd.Series:
-    """Equal values together; numbers of many values in groups of neighbours, of equal size."""
-    most = min(MOST_GROUPS, len(values) // PER_GROUP)
-    if not is_number(values) or values.nunique() <= most:
-        return values.astype(str)
-    return pd.Series(np.floor((values.rank(method="average") - 0.5) / len(values) * most), index=values.index)

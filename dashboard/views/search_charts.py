@@ -8,20 +8,25 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dashboard.views.search import Chosen, is_number, said
+from dashboard.views.search_rates import Chosen, is_number
+from dashboard.views.settings import said, value
 from harness.charts import Chart
+from harness.record import Status
 from harness.spec import StudySpec
+from harness.units import percent
+from harness.wording import STATUSES
 
-SIGNS = {
-    "Out of memory": "M",
-    "Does not fit (not run)": "N",
-    "Diverged": "D",
-    "Pruned": "P",
-    "Timed out": "T",
-    "Killed": "K",
-    "Failed": "F",
+LETTERS: dict[Status, str] = {
+    "out_of_memory": "M",
+    "does_not_fit": "N",
+    "diverged": "D",
+    "pruned": "P",
+    "timed_out": "T",
+    "killed": "K",
+    "failed": "F",
 }
-"""Letters that stand for trials without a score."""
+SIGNS = {STATUSES[status]: letter for status, letter in LETTERS.items()}
+"""Letters that stand for trials without a score, by how they ended."""
 
 SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "triangle-right", "triangle-left", "cross"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4], [10, 2], [3, 1], [1, 3]]
@@ -140,7 +145,7 @@ def _with_lost(layers: list[Any], frame: pd.DataFrame, x: alt.X, color: alt.Colo
 def signs(frame: pd.DataFrame) -> str:
     """What the letters at the upper edge mean; empty where there are none."""
     present = set(frame.loc[frame["loss"].isna(), "ended"])
-    known = [f"{sign} {name.lower()}" for name, sign in SIGNS.items() if name in present]
+    known = [f"{sign} {name}" for name, sign in SIGNS.items() if name in present]
     return f"Letters at the upper edge are trials without a score: {', '.join(known)}." if known else ""
 
 
@@ -239,9 +244,9 @@ def parallel(frame: pd.DataFrame, spec: StudySpec, arm: str) -> Chart:
     long: list[dict[str, Any]] = []
     ends: list[dict[str, Any]] = []
     for name in names:
-        title = "validation loss" if name == "loss" else said(name)
+        title = "Validation loss" if name == "loss" else said(name)
         places, marked = _places(kept[name], log=name != "loss" and _is_log(kept[name], spec, arm, name))
-        texts = [_value(v) for v in kept[name]]
+        texts = [value(v) for v in kept[name]]
         long += [
             {"trial": i, "axis": title, "place": place, "value": text, "loss": loss, "best": i == 0}
             for i, (place, text, loss) in enumerate(zip(places, texts, kept["loss"], strict=True))
@@ -293,19 +298,15 @@ def _places(values: pd.Series, *, log: bool) -> tuple[list[float], list[tuple[fl
         plain = np.log(values.astype(float)) if log else values.astype(float)
         low, high = float(plain.min()), float(plain.max())
         places = [(float(v) - low) / (high - low) if high > low else 0.5 for v in plain]
-        at_ends = [(0.0, _value(values.min())), (1.0, _value(values.max()))]
-        return places, at_ends if high > low else [(0.5, _value(values.min()))]
+        at_ends = [(0.0, value(values.min())), (1.0, value(values.max()))]
+        return places, at_ends if high > low else [(0.5, value(values.min()))]
     kinds = sorted({str(v) for v in values})
     at = {kind: i / (len(kinds) - 1) if len(kinds) > 1 else 0.5 for i, kind in enumerate(kinds)}
     return [at[str(v)] for v in values], [(place, kind) for kind, place in at.items()]
 
 
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float | np.number) and not isinstance(value, bool) else str(value)
-
-
 def importance_chart(table: pd.DataFrame) -> Chart:
-    shown = table.assign(share=table["Share"] * 100, text=[f"{v:.0%}" for v in table["Share"]])
+    shown = table.assign(share=table["Share"] * 100, text=[percent(v) for v in table["Share"]])
     y = alt.Y("Parameter:N", sort=None, title=None, axis=alt.Axis(labelOverlap=False, labelLimit=160))
     x = alt.X("share:Q", title="Explained (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
     base = alt.Chart(shown).encode(y=y, x=x)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from harness.words import capital
+
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings under dotted names."""
@@ -15,8 +17,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def said(name: str) -> str:
     """A setting's name as it is read: `train.max_length` is `Train: max length`."""
-    words = name.replace(".", ": ").replace("_", " ")
-    return words[:1].upper() + words[1:]
+    return capital(name.replace(".", ": ").replace("_", " "))
 
 
 def value(some: Any) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 import pandas as pd
 
 from harness import charts
-from harness.decision import Decision, Row
+from harness.decision import Decision
 from harness.trade_offs import Axis, TradeOff
-from harness.wording import cost_text, quality, quality_title
+from harness.units import percent
+from harness.wording import cost_text, quality, quality_title, standing
 
 AXES: dict[Axis, str] = {"memory": "Memory", "time": "Time", "cost": "Cost", "energy": "Energy"}
 """What each axis is called, in the address of the page too: there it is the words that are shown that count."""
@@ -34,14 +35,19 @@ def left_out(known: Sequence[Axis]) -> str | None:
     return f"Not to choose from: {', '.join(missing)}." if missing else None
 
 
+def no_room(decision: Decision) -> bool:
+    """Whether no configuration found room for a single run."""
+    return bool(decision.rows) and all(r.standing == "out of memory" for r in decision.rows)
+
+
 def unscored(decision: Decision) -> str:
     """What is said in place of the chart."""
-    if decision.rows and all(r.standing == "out of memory" for r in decision.rows):
+    if no_room(decision):
         return (
             "No configuration found room for a single run, so there is no quality to hold against a cost. What would "
-            f"fit which card: harness plan {decision.study} --gpu NAME"
+            "fit which card is on the page Cost and fit."
         )
-    return f"No configuration has a score yet. Go on with: harness study {decision.study}"
+    return "No configuration has a score yet."
 
 
 def table(found: TradeOff, decision: Decision) -> pd.DataFrame:
@@ -56,8 +62,8 @@ def table(found: TradeOff, decision: Decision) -> pd.DataFrame:
                 COLUMNS[found.axis]: cost_text(points[arm].cost, found.axis, decision) if arm in points else "-",
                 quality_title(decision): quality(by_arm[arm], decision),
                 "By means": points[arm].place if arm in points else "-",
-                "Chance to be on the front": _share(points[arm].front_probability) if arm in points else "-",
-                "Standing": _standing(by_arm[arm]),
+                "Chance to be on the front": percent(points[arm].front_probability) if arm in points else "-",
+                "Standing": standing(by_arm[arm]),
             }
             for arm in order
         ]
@@ -83,11 +89,3 @@ def picking(arms: Sequence[str], found: TradeOff) -> str:
     if len(arms) > 2:
         return f"{len(arms)} are picked. Two can be compared at a time."
     return "Pick two configurations, in the table or on the chart (hold Shift), to compare them."
-
-
-def _share(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.0%}"
-
-
-def _standing(row: Row) -> str:
-    return row.why if row.standing == "over a limit" and row.why else row.standing

@@ -20,6 +20,21 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 Command = Callable[..., int]
 
+
+def only(studies: list[str], store: Path) -> str:
+    """The one study of a store, where none was named.
+
+    Raises:
+        StoreError: there are several, or none.
+    """
+    from harness.errors import StoreError
+
+    if len(studies) == 1:
+        return studies[0]
+    known = ", ".join(studies) or "none"
+    raise StoreError(f"which study? {store} holds: {known}", "name it with --study")
+
+
 LIMITS: list[Callable[[Command], Command]] = [
     click.option("--vram", type=click.FloatRange(0, min_open=True), help="GPU memory in GiB that a run must fit in."),
     click.option("--hours", type=click.FloatRange(0, min_open=True), help="Most hours for one run."),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli._options import json_option, store_option
+from harness.cli._options import json_option, only, store_option
 
 
 @click.command(short_help="Say which bit-width still holds, and what each costs.")
@@ -19,15 +19,19 @@ def command(study: str | None, store: Path, as_json: bool) -> int:
     """
     import json
 
+    from harness import reproduce
     from harness.bits import answer
     from harness.cli._bits import render
-    from harness.cli.compare import _only
     from harness.errors import StoreError
     from harness.store import Store
 
     results = Store(store)
     if study is None and not results.studies():
         raise StoreError(f"no studies in {store}", f"harness study tiny-bits --store {store}")
-    found = answer(results.study(study or _only(results.studies(), store)))
+    one = results.study(study or only(results.studies(), store))
+    found = answer(one)
     click.echo(json.dumps(found.as_json(), indent=2) if as_json else render(found))
+    missing = any(f.comparison is None or not f.comparison.verdicts for q in found.questions for f in q.findings)
+    if missing and not as_json and one.spec().origin is None:
+        click.echo(f"go on with: {reproduce.study(one)}", err=True)
     return 5 if any(q.answer == "open" for q in found.questions) else 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.cli._options import json_option, store_option
+from harness.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,8 +94,7 @@ def _line(done: Done) -> str:
     if not done.did.files:
         return f"{done.study}: nothing to merge"
     sizes = f"{done.bytes_before / 2**20:.1f} MiB -> {done.bytes_after / 2**20:.1f} MiB"
-    runs = "1 run" if done.did.runs == 1 else f"{done.did.runs:,} runs"
-    return f"{done.study}: {runs} merged, {done.did.files:,} files into one per table, {sizes}"
+    return f"{done.study}: {count(done.did.runs, 'run')} merged, {done.did.files:,} files into one per table, {sizes}"
 
 
 def _values(done: Done) -> dict[str, object]:

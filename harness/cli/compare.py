@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.cli._options import json_option, store_option
+from harness.cli._options import json_option, only, store_option
 
 if TYPE_CHECKING:
     from harness.spec import StudySpec
@@ -27,30 +27,21 @@ def command(a: str, b: str, study: str | None, margin: float | None, store: Path
     """
     import json
 
-    from harness import pairs
+    from harness import pairs, reproduce
     from harness.store import Store
     from harness.summary import gather, summarise
 
     if a == b:
         raise click.UsageError(f"{a} against itself: name two different arms")
     results = Store(store)
-    one = results.study(study or _only(results.studies(), store))
+    one = results.study(study or only(results.studies(), store))
     spec = one.spec()
     for arm in (a, b):
         _known(arm, spec, one.folder)
     evidence = gather(one)
     pair = pairs.make(one, evidence, summarise(one, evidence), a, b, margin)
-    click.echo(json.dumps(pair.as_json(), indent=2) if as_json else _text(pair.as_json(), a, b))
+    click.echo(json.dumps(pair.as_json(), indent=2) if as_json else _text(pair.as_json(), a, b, reproduce.study(one)))
     return 0 if pair.shown else 5
-
-
-def _only(studies: list[str], store: Path) -> str:
-    from harness.errors import StoreError
-
-    if len(studies) == 1:
-        return studies[0]
-    known = ", ".join(studies) or "none"
-    raise StoreError(f"which study? {store} holds: {known}", "name it with --study")
 
 
 def _known(arm: str, spec: "StudySpec", folder: Path) -> None:
@@ -60,11 +51,11 @@ def _known(arm: str, spec: "StudySpec", folder: Path) -> None:
         raise SpecError(f"no arm {arm!r} in {folder.name}; {did_you_mean(arm, spec.arms)}")
 
 
-def _text(found: dict[str, Any], a: str, b: str) -> str:
+def _text(found: dict[str, Any], a: str, b: str, go_on: str) -> str:
     from harness.units import duration, size
 
     if not found["metrics"]:
-        return f"Not enough data: {a} and {b} both need confirmed runs. Go on with: harness study {found['study']}"
+        return f"Not enough data: {a} and {b} both need confirmed runs. Go on with: {go_on}"
     lines = []
     for m in found["metrics"]:
         means = "   ".join(f"{arm} {value:.3f}" for arm, value in m["means"].items())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli._options import json_option, store_option
+from harness.cli._options import json_option, only, store_option
 
 if TYPE_CHECKING:
     from harness.recommend import Recommendation
@@ -26,20 +26,20 @@ def command(ctx: click.Context, study: str | None, run: bool, store: Path, as_js
     """
     import json
 
-    from harness.cli.compare import _only
+    from harness import reproduce
     from harness.recommend import Limits, recommend
     from harness.store import Store
     from harness.summary import gather
 
     results = Store(store)
-    one = results.study(study or _only(results.studies(), store))
+    one = results.study(study or only(results.studies(), store))
     evidence = gather(one)
     spec = evidence.spec
     found = recommend(one, Limits())
     left = [look for look in spec.confirm.planned_looks if look > evidence.seeds]
     overrides = [] if left else _again(spec, found)
     path = one.folder / "study.yaml"
-    line = " ".join(["harness study", str(path), *(f"'{o}'" for o in overrides), "--store", str(store)])
+    line = reproduce.study(one, *overrides)
     answer = {
         "study": spec.name,
         "open": [s.arm for s in found.settling],

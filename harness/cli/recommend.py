@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli._options import json_option, limit_options, store_option
+from harness.cli._options import json_option, limit_options, only, store_option
 
 if TYPE_CHECKING:
     from harness.recommend import Candidate, Limits, Recommendation
@@ -24,13 +24,12 @@ def command(study: str | None, limits: "Limits", store: Path, as_json: bool) -> 
     """
     import json
 
-    from harness.cli.compare import _only
     from harness.recommend import decide
     from harness.store import Store
     from harness.summary import gather, summarise
 
     results = Store(store)
-    one = results.study(study or _only(results.studies(), store))
+    one = results.study(study or only(results.studies(), store))
     evidence = gather(one, limits.metric)
     summary = summarise(one, evidence)
     found = decide(evidence, summary, limits)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli._options import limit_options, store_option
+from harness.cli._options import limit_options, only, store_option
 
 if TYPE_CHECKING:
     from harness.recommend import Limits
@@ -34,7 +34,6 @@ def command(
     Ends with 0 when it is written, whatever the verdict is; `harness recommend` tells by its exit code.
     """
     from harness import report
-    from harness.cli.compare import _only
     from harness.decision import make
     from harness.store import Store
     from harness.summary import gather, summarise
@@ -45,7 +44,7 @@ def command(
     if md is not None and study is None and md in results.studies():
         raise click.UsageError(f"--md {md} would write a file of that name; put the study first: report {md} --md")
     _may_be_written({"--html": html, "--md": md, "--json": json_})
-    one = results.study(study or _only(results.studies(), store))
+    one = results.study(study or only(results.studies(), store))
     evidence = gather(one, limits.metric)
     summary = summarise(one, evidence)
     decision = make(one, evidence, summary, limits)

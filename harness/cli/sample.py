@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli._options import json_option, store_option
+from harness.cli._options import json_option, only, store_option
 
 
 @click.command(short_help="Let the base and a fine-tuned model answer side by side.")
@@ -23,20 +23,21 @@ def command(
     import warnings
     from logging import ERROR, getLogger
 
-    from harness.cli.compare import _known, _only
+    from harness import reproduce
+    from harness.cli.compare import _known
     from harness.errors import StoreError
     from harness.record import judged
     from harness.store import Store
 
     results = Store(store)
-    one = results.study(study or _only(results.studies(), store))
+    one = results.study(study or only(results.studies(), store))
     spec = one.spec()
     _known(arm, spec, one.folder)
     runs = judged(r for r in one.records() if r.trial.arm == arm and r.question_id == spec.question_id)
     kept = [r for r in runs if r.adapter_path and seed in (None, r.trial.seed)]
     if not kept:
         wanted = f"no model of {arm}" + (f" with seed {seed}" if seed is not None else "") + f" is kept in {one.folder}"
-        raise StoreError(wanted, f"harness study {spec.name}")
+        raise StoreError(wanted, reproduce.study(one))
     from transformers.utils import logging
 
     logging.set_verbosity_error()
