@@ -49,6 +49,7 @@ def main() -> None:
     )  # fmt: skip
     if not Store(shared.root()).studies():
         _empty()
+        _wait()
         return
     try:
         shared.controls()
@@ -79,6 +80,13 @@ def _watch(study: str) -> None:
         seen[study] = version
         st.rerun()
     seen[study] = version
+
+
+@st.fragment(run_every=shared.REFRESH)
+def _wait() -> None:
+    """Draw the page again when the store has a study."""
+    if Store(shared.root()).studies():
+        st.rerun()
 
 
 def _empty() -> None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 from harness.recommend import Limits
 from harness.store import Store, StudyStore
 from harness.summary import Evidence, Summary, gather, metrics, primary_metric, summarise
-from harness.units import GIB
+from harness.units import GIB, is_share
 
 REFRESH = "5s"
 """How often a page looks whether results were added."""
@@ -50,27 +50,35 @@ def controls() -> None:
     """
     names = Store(root()).studies()
     with st.sidebar:
-        forget_unknown("study", names)
-        st.selectbox("Study", names, index=names.index(_latest(names)), key="study", bind="query-params")
-        store = opened(str(st.session_state["study"]))
+        store = opened(choice("Study", names, _latest(names), "study"))
         spec = store.spec()
         records = _evidence(str(store.folder), store.version(), None).records
         own_metric = primary_metric(spec, records)
         known = list(dict.fromkeys([own_metric, *metrics(records)]))
         _forget_defaults(_Defaults(store.folder.name, own_metric, spec.prices.currency))
         st.subheader("Limits", help="A configuration beyond one of them is no choice. Empty: no limit.")
-        _number("vram", "GPU memory (GiB)", "A run's peak with 5 % to spare must fit.")
-        _number("hours", "Hours per run", "Upper prediction bound of one run.")
-        _number("money", f"Money per run ({spec.prices.currency})", "Failed runs priced in. Needs a price per hour.")
-        _number("rate", f"Price per hour ({spec.prices.currency})", "Of the device that runs.", spec.prices.per_hour)
+        _number("vram", "GPU memory (GiB)", "A run's peak with 5 % to spare must fit.", step=1.0)
+        _number("hours", "Hours per run", "Upper prediction bound of one run.", step=0.5)
+        _number(
+            "money",
+            f"Money per run ({spec.prices.currency})",
+            "Failed runs priced in. Needs a price per hour.",
+            step=1.0,
+        )
+        _number(
+            "rate",
+            f"Price per hour ({spec.prices.currency})",
+            "Of the device that runs.",
+            spec.prices.per_hour,
+            step=0.1,
+        )
         st.subheader("What counts")
-        forget_unknown("metric", known)
-        st.selectbox("Metric", known, key="metric", bind="query-params")  # a format would stand in the address
-        metric = str(st.session_state["metric"])
+        metric = choice("Metric", known, own_metric, "metric")
         _forget_units(metric)
         declared = spec.objective.margin if metric == own_metric else 0.0
-        _number("margin", "Margin", "Differences up to this do not matter, in units of the metric.", declared)
-        _number("quality", "Least quality", "A configuration must be shown to reach it, in units of the metric.")
+        unit = "a share: 0.02 is 2 points" if is_share(metric) else "in units of the metric"
+        _number("margin", "Margin", f"Differences up to this do not matter, {unit}.", declared, step=0.01)
+        _number("quality", "Least quality", f"A configuration must be shown to reach it, {unit}.", step=0.01)
 
 
 def current() -> View:
@@ -89,9 +97,9 @@ def current() -> View:
         evidence = _evidence(str(store.folder), seen, metric)
     summary = _summary(str(store.folder), seen, evidence.metric if evidence.chosen else None)
     limits = Limits(
-        memory_bytes=int(state["vram"] * GIB) if state.get("vram") else None,
-        hours=state.get("hours") or None,
-        money=state.get("money") or None,
+        memory_bytes=None if state.get("vram") is None else int(state["vram"] * GIB),
+        hours=state.get("hours"),
+        money=state.get("money"),
         quality=state.get("quality"),
         margin=None if state.get("margin") == evidence.margin else state.get("margin"),
         metric=evidence.metric if evidence.chosen else None,
@@ -99,6 +107,21 @@ def current() -> View:
     )
     decision = _decision(str(store.folder), seen, limits)
     return View(store, seen, evidence, summary, decision)
+
+
+def choice(label: str, options: Sequence[str], first: str, key: str) -> str:
+    """A selection that stays in the address: what comes first, the latest study say, may be another one tomorrow.
+
+    What the address or another study asked for and is not there is named, not passed over.
+    """
+    state = st.session_state
+    asked = state[key] if key in state else st.query_params.get(key)
+    if asked not in options:
+        state[key] = first
+    st.selectbox(label, options, index=None, key=key, bind="query-params")
+    if asked is not None and asked not in options:
+        st.caption(plain(f"There is no {asked!r} here; this is {first}."))
+    return str(state[key])
 
 
 def opened(study: str) -> StudyStore:
@@ -245,12 +268,12 @@ def _forget_units(metric: str) -> None:
     state["judged_by"] = metric
 
 
-def _number(key: str, label: str, words: str, own: float | None = None) -> None:
+def _number(key: str, label: str, words: str, own: float | None = None, *, step: float) -> None:
     """A limit; the study's own is written faintly and counts while nothing is typed.
 
     It is no value of the input: that one would stay when the next study is shown.
     """
     st.number_input(
-        label, min_value=0.0, value=None, key=key, bind="query-params", help=words, format="%g", step=None,
+        label, min_value=0.0, value=None, key=key, bind="query-params", help=words, format="%g", step=step,
         placeholder=None if own is None else f"{own:g}",
     )  # fmt: skip

@@ -29,9 +29,8 @@ def pick() -> tuple[str, str]:
     known = compare.arms(view.evidence)
     left, right, turn = st.columns([4, 4, 2], vertical_alignment="bottom")
     for column, key, first in zip((left, right), ("a", "b"), compare.defaults(view.decision, known), strict=True):
-        shared.forget_unknown(key, known)
-        options = [first, *(arm for arm in known if arm != first)]
-        column.selectbox(key.upper(), options, key=key, bind="query-params")
+        with column:
+            shared.choice(key.upper(), known, first, key)
     turn.button(
         "Swap", icon=":material/swap_horiz:", on_click=swap, width="stretch", help="A becomes B and B becomes A."
     )
