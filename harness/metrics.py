@@ -10,6 +10,11 @@ def unit(metric: str) -> str:
     return "nats per token" if _is_loss(metric) else f"units of {plain(metric)}"
 
 
+def counted_in(metric: str) -> str:
+    """The same in a word, as it follows a number; empty for a metric of no known unit."""
+    return "points" if is_share(metric) else "nats" if _is_loss(metric) else ""
+
+
 def plain(metric: str) -> str:
     """A metric's name as it is read."""
     return metric.replace("/", " ").replace("_", " ")
@@ -42,17 +47,17 @@ def score(value: float | None, metric: str, none: str = "not scored") -> str:
     """One score with its unit: `89.4 %`, `0.0834 nats`."""
     if value is None:
         return none
-    return f"{number(value, metric)}{' %' if is_share(metric) else _nats(metric)}"
+    return f"{number(value, metric)} {'%' if is_share(metric) else counted_in(metric)}".rstrip()
 
 
 def difference(value: float, metric: str) -> str:
     """One difference with its unit: `-8.4 points`, `+0.0360 nats`."""
-    return f"{number(value, metric, '+')}{' points' if is_share(metric) else _nats(metric)}"
+    return f"{number(value, metric, '+')} {counted_in(metric)}".rstrip()
 
 
 def margin(value: float, metric: str) -> str:
     """`2 points`, `0.01 nats`."""
-    return f"{value * scale(metric):g}{' points' if is_share(metric) else _nats(metric)}"
+    return f"{value * scale(metric):g} {counted_in(metric)}".rstrip()
 
 
 def bounds(low: float, high: float, metric: str, sign: str = "") -> str:
@@ -77,7 +82,3 @@ def change(value: float, low: float, high: float, metric: str) -> str:
 
 def _is_loss(metric: str) -> bool:
     return metric.endswith("_loss") or metric.partition("/")[0].startswith("kl_")
-
-
-def _nats(metric: str) -> str:
-    return " nats" if _is_loss(metric) else ""

@@ -6,11 +6,12 @@ import pandas as pd
 
 from dashboard.views.banner import Banner
 from harness import metrics, plugins
+from harness.compare import Interval
 from harness.configuration import of_arm
 from harness.decision import Decision, Row
 from harness.summary import Evidence
 from harness.units import duration, money, percent, size
-from harness.wording import configuration_cells, difference, quality, quality_title, spread
+from harness.wording import configuration_cells, quality, quality_title, spread
 from harness.words import seeds
 
 MANY = 20
@@ -62,13 +63,13 @@ def figures(decision: Decision) -> list[Figure]:
     row, base = decision.row(chosen.arm), decision.row(decision.baseline)
     own = chosen.arm == decision.baseline
     against = f"against {decision.baseline if len(decision.baseline) < LONG else 'the baseline'}"
-    apart = not own and row.difference is not None
+    apart = None if own else row.difference
     return [
         Figure(
             f"Quality of {chosen.arm}",
             metrics.score(row.quality, decision.metric),
-            difference(row.difference, decision) if apart else None,
-            against if apart else spread(row, decision) or None,
+            None if apart is None else _change(apart, decision.metric),
+            spread(row, decision) if apart is None else f"{metrics.counted_in(decision.metric)} {against}".strip(),
             _quality_color(decision),
             f"{quality_title(decision)}: {quality(row, decision)}, {_mean(row.seeds)}. Below: the "
             "difference with its 95 % interval, grey where that covers zero.",
@@ -114,6 +115,11 @@ def exported(evidence: Evidence, decision: Decision) -> list[tuple[str, str, str
         return []
     exporters = [plugins.exporter(name) for name in plugins.names("exporters")]
     return [(path, e.about, text) for e in exporters for path, text in e.files(configuration).items()]
+
+
+def _change(apart: Interval, metric: str) -> str:
+    """Without its unit, for which there is room beside it alone."""
+    return f"{metrics.number(apart.difference, metric, '+')} {metrics.bounds(apart.low, apart.high, metric, '+')}"
 
 
 def _mean(count: int) -> str:
