@@ -9,6 +9,7 @@ from harness import reproduce
 from harness.errors import HarnessError
 from harness.store import Store
 from harness.wording import about
+from harness.words import capital
 
 HERE = Path(__file__).resolve().parent
 
@@ -53,7 +54,7 @@ def main() -> None:
         shared.controls()
         _watch(str(st.session_state["study"]))
         view = shared.current()
-        st.caption(shared.plain(" · ".join(about(view.evidence, view.decision))))
+        st.caption(shared.plain(capital(" · ".join(about(view.evidence, view.decision)))))
         page.run()
         _left_out()
     except HarnessError as error:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from harness import __version__, environment, plugins, serving, sources
+from harness.connection import answers, endpoint, has_key
 from harness.errors import DataError, HarnessError, NotReady, SpecError, did_you_mean
 from harness.forecast import optimizers
 from harness.spec import Arm, ModelSource, Scalar, StudySpec
-from harness.trackers._connection import answers, endpoint, has_key
 
 GIB = 1 << 30
 LEAST_FREE_BYTES = 5 * GIB

@@ -117,7 +117,7 @@ def test_no_page_fails_on_any_kind_of_store(draw: Draw, kind: str, page: str) ->
     assert not shown.exception, shown.exception[0].message
     assert not shown.error, shown.error[0].value
     assert len(shown.main.header) == 1, "every page says what it is"
-    assert shown.main.caption[0].value.startswith("study study"), "and of which study, above it"
+    assert shown.main.caption[0].value.startswith("Study study"), "and of which study, above it"
 
 
 @pytest.mark.parametrize(("kind", "page", "sentence"), [

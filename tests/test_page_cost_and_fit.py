@@ -1,5 +1,6 @@
 """The page of cost and fit: what is measured, what is forecast, and that the two are told apart."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +248,13 @@ def test_money_is_hours_times_the_price_and_energy_is_summed_where_it_was_measur
     last = cost_spent.spent_table(frame, decision).iloc[-1]
     assert (last["Configuration"], last["Money"]) == ("in all", f"${2 * hours:.2f}")
     assert last["Energy"].endswith("Wh")
-    assert f"${2 * hours:.2f} at $2.00 per hour" in cost_spent.spent_said(evidence, frame, decision)
+    said = cost_spent.spent_said(evidence, frame, decision)
+    assert f"${2 * hours:.2f} at $2.00 per hour" in said
+    assert "earlier ones" not in said
+
+    killed = replace(evidence, records=[r.model_copy(update={"attempt": 2}) for r in evidence.records[:1]])
+    said = cost_spent.spent_said(killed, frame, decision)
+    assert "A run that was started again counts once, at its latest attempt" in said
 
 
 def test_of_many_configurations_those_with_the_most_memory_are_drawn_first() -> None:

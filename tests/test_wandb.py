@@ -16,13 +16,13 @@ import pytest
 from click.testing import CliRunner
 from conftest import MakeRecord
 
+from harness import connection
 from harness.cli.sync import command, send
 from harness.errors import NotReady
 from harness.interfaces import Job
 from harness.record import Record
 from harness.spec import Arm, Controls, DataSource, ModelSource, StudySpec
 from harness.store import Store, StudyStore
-from harness.trackers import _connection
 from harness.trackers import wandb as tracker
 
 pytest.importorskip("wandb")
@@ -267,7 +267,7 @@ def test_the_client_is_imported_when_asked_for_and_starts_nothing() -> None:
 def test_the_server_probed_is_the_one_the_client_uses() -> None:
     from wandb.sdk.lib.urls import DEFAULT_BASE_URL
 
-    assert DEFAULT_BASE_URL == _connection.DEFAULT_URL
+    assert DEFAULT_BASE_URL == connection.DEFAULT_URL
 
 
 @pytest.mark.parametrize(
@@ -277,11 +277,11 @@ def test_a_run_that_was_sent_has_the_address_that_the_client_gives_it(server: st
     import wandb
 
     settings = wandb.Settings(
-        entity="ana", project="my study", run_id="abc-1", base_url=server or _connection.DEFAULT_URL
+        entity="ana", project="my study", run_id="abc-1", base_url=server or connection.DEFAULT_URL
     )
     environment = {"WANDB_ENTITY": "ana", **({"WANDB_BASE_URL": server} if server else {})}
-    assert _connection.run_page(environment, "my study", "abc-1") == settings.run_url
-    assert _connection.run_page({}, "my study", "abc-1") is None
+    assert connection.run_page(environment, "my study", "abc-1") == settings.run_url
+    assert connection.run_page({}, "my study", "abc-1") is None
 
 
 def no_probe(host: str, port: int) -> bool:
@@ -289,20 +289,20 @@ def no_probe(host: str, port: int) -> bool:
 
 
 def test_without_a_key_it_is_offline_and_nothing_is_probed(tmp_path: Path) -> None:
-    assert _connection.resolve_mode("auto", {"HOME": str(tmp_path)}, no_probe) == "offline"
+    assert connection.resolve_mode("auto", {"HOME": str(tmp_path)}, no_probe) == "offline"
 
 
 @pytest.mark.parametrize("requested", ["online", "offline", "off"])
-def test_what_is_asked_for_is_not_second_guessed(requested: _connection.Mode) -> None:
-    assert _connection.resolve_mode(requested, {}, no_probe) == requested
+def test_what_is_asked_for_is_not_second_guessed(requested: connection.Mode) -> None:
+    assert connection.resolve_mode(requested, {}, no_probe) == requested
 
 
 def test_with_a_key_it_is_online_when_the_server_answers() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         environment = {"WANDB_API_KEY": SECRET, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
-        assert _connection.resolve_mode("auto", environment, _connection.answers) == "online"
-    assert _connection.resolve_mode("auto", environment, _connection.answers) == "offline"
+        assert connection.resolve_mode("auto", environment, connection.answers) == "online"
+    assert connection.resolve_mode("auto", environment, connection.answers) == "offline"
 
 
 @pytest.mark.parametrize(
@@ -316,12 +316,12 @@ def test_with_a_key_it_is_online_when_the_server_answers() -> None:
 )
 def test_a_key_in_netrc_counts_for_its_host(tmp_path: Path, machine: str, base_url: str, found: bool) -> None:
     (tmp_path / ".netrc").write_text(f"machine {machine}\n  login user\n  password {SECRET}\n")
-    assert _connection.has_key({"HOME": str(tmp_path), "WANDB_BASE_URL": base_url}) is found
+    assert connection.has_key({"HOME": str(tmp_path), "WANDB_BASE_URL": base_url}) is found
 
 
 @pytest.mark.parametrize("proxy", ["http://proxy.example:3128", "proxy.example:3128"])
 def test_behind_a_proxy_the_proxy_is_probed(proxy: str) -> None:
-    assert _connection.endpoint({"https_proxy": proxy}) == ("proxy.example", 3128)
+    assert connection.endpoint({"https_proxy": proxy}) == ("proxy.example", 3128)
 
 
 def test_a_record_without_a_run_is_missing_and_a_run_without_a_record_is_stale(

@@ -25,7 +25,7 @@ def figures(
                 "Spent here",
                 duration(seconds),
                 f"{cost}{count(len(evidence.records), 'run')}, measured",
-                "All runs, failures too.",
+                "All runs at their latest attempt, failures too.",
             )
         )
     measured = [n for n in some if n.basis == "measured"]

@@ -103,6 +103,8 @@ def spent_said(evidence: Evidence, frame: pd.DataFrame, decision: Decision) -> s
     told = ", ".join(parts) + ": measured, the start of processes not counted."
     if decision.per_hour is None:
         told += " A price per hour in the side bar turns it into money."
+    if any(r.attempt > 1 for r in evidence.records):
+        told += " A run that was started again counts once, at its latest attempt: what earlier ones took is not in it."
     if evidence.elsewhere:
         told += " What tuning took before is not known of results made elsewhere."
     return told

@@ -11,11 +11,11 @@ import pandas as pd
 from dashboard.views.settings import flat, said, value
 from harness import metrics
 from harness.charts import Chart
+from harness.connection import run_page
 from harness.environment import described
 from harness.record import NO_ROOM, OBJECTIVE, Record, Status
 from harness.spec import Controls
 from harness.summary import Evidence, forecast_bytes, peak_bytes, score_name
-from harness.trackers._connection import run_page
 from harness.units import byte_scale, duration, energy, is_share, size, time_scale
 from harness.wording import PHASES, ROLES, STATUSES
 from harness.words import capital, count

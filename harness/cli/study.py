@@ -170,8 +170,8 @@ def _by_reason(records: "Sequence[Record]") -> "dict[str, list[Record]]":
 def _trackers(requested: str, folder: Path) -> dict[str, dict[str, str]]:
     from typing import cast
 
+    from harness.connection import Requested, answers, resolve_mode, tracker_settings
     from harness.environment import package_version
-    from harness.trackers._connection import Requested, answers, resolve_mode, tracker_settings
 
     mode = resolve_mode(cast(Requested, requested), os.environ, answers)
     if mode == "off" or package_version("wandb") is None:

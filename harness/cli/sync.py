@@ -46,9 +46,9 @@ def command(study: str | None, dry_run: bool, store: Path, as_json: bool) -> Non
     import os
     from importlib.util import find_spec
 
+    from harness.connection import answers, endpoint, has_key
     from harness.errors import NotReady, PluginError
     from harness.store import Store
-    from harness.trackers._connection import answers, endpoint, has_key
 
     if find_spec("wandb") is None:
         raise PluginError("harness.trackers.wandb needs 'wandb'", "pip install 'finetune-harness[wandb]'")
@@ -77,8 +77,8 @@ def command(study: str | None, dry_run: bool, store: Path, as_json: bool) -> Non
 
 def look(study: "StudyStore", environment: Mapping[str, str], *, write: bool) -> Waiting:
     """What a study has to send, after writing the runs that were missing."""
+    from harness.connection import tracker_settings
     from harness.trackers import wandb
-    from harness.trackers._connection import tracker_settings
 
     settings = tracker_settings("offline", environment, study.folder)
     folder = Path(settings["folder"])
