@@ -69,10 +69,10 @@ def figures(decision: Decision) -> list[Figure]:
             f"Quality of {chosen.arm}",
             metrics.score(row.quality, decision.metric),
             None if apart is None else _change(apart, decision.metric),
-            spread(row, decision) if apart is None else f"{metrics.counted_in(decision.metric)} {against}".strip(),
+            spread(row, decision) if apart is None else metrics.counted_in(decision.metric) or against,
             _quality_color(decision),
             f"{quality_title(decision)}: {quality(row, decision)}, {_mean(row.seeds)}. Below: the "
-            "difference with its 95 % interval, grey where that covers zero.",
+            f"difference from {decision.baseline} with its 95 % interval, grey where that covers zero.",
         ),
         Figure(
             "Peak memory",
