@@ -102,6 +102,8 @@ def bound_keys(file: Path) -> Iterator[str]:
     parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         given = {k.arg: k.value for k in call.keywords}
+        if isinstance(call.func, ast.Attribute) and call.func.attr == "choice":  # of `shared`, which binds its key
+            given = {"bind": ast.Constant("query-params"), "key": call.args[3]}
         if isinstance(bind := given.get("bind"), ast.Constant) and bind.value == "query-params":
             names = [name for name in ast.walk(given["key"]) if isinstance(name, ast.Name)]
             values = values_of(names[0], parents, tree) if names else [""]
