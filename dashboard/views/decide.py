@@ -86,19 +86,20 @@ def figures(decision: Decision) -> list[Figure]:
             *_against(row.seconds, base.seconds, None if own else against),
             "Wall clock of a whole run, evaluation included, mean over seeds.",
         ),
-        _money(decision, row, base, None if own else against),
+        *_money(decision, row, base, None if own else against),
     ]
 
 
-def _money(decision: Decision, row: Row, base: Row, against: str | None) -> Figure:
-    """What a run costs where there is a price, else the time that finding the configuration took."""
+def _money(decision: Decision, row: Row, base: Row, against: str | None) -> list[Figure]:
+    """What a run costs where there is a price, else the time that finding the configuration took, if that is known."""
+    if decision.per_hour is None and decision.origin:
+        return []
     if decision.per_hour is None:
         words = "Tuning, confirmation and failures of this configuration here. A price per hour turns it into money."
-        included = "tuning not known" if decision.origin else "tuning included"
-        return Figure("Finding it took", duration(row.spent_seconds), None, included, "off", words)
+        return [Figure("Finding it took", duration(row.spent_seconds), None, "tuning included", "off", words)]
     words = "Hours of a run over the share of runs that succeed, times the price of an hour."
     compared = _against(row.cost, base.cost, against)
-    return Figure("Cost of a run", money(row.cost, decision.currency), *compared, words)
+    return [Figure("Cost of a run", money(row.cost, decision.currency), *compared, words)]
 
 
 def table(decision: Decision) -> pd.DataFrame:
