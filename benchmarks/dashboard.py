@@ -160,7 +160,7 @@ def _picture(page: Any, address: str, path: Path) -> None:
     page.wait_for_timeout(800)
     page.screenshot(path=path)
     page.set_viewport_size(size)
-    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)  # a third of the bytes, the same to the eye
+    Image.open(path).convert("RGB").quantize(256, kmeans=2).save(path, optimize=True)  # a third of the bytes
 
 
 def floor_server(script: Path) -> Any:
