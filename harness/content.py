@@ -87,6 +87,7 @@ def content_of(evidence: Evidence, summary: Summary, decision: Decision, output:
     found = along_memory(evidence, summary, decision)
     recommendation = decision.recommendation
     badge = {"shown": "Shown", "default": "Not shown", "none": "No configuration fits"}[recommendation.answer]
+    badge = "Not finished" if recommendation.unfinished else badge
     chosen = decision.chosen
     made = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by harness {__version__}"
     return Content(

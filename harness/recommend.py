@@ -121,6 +121,11 @@ class Recommendation:
     """How far from the margin a difference must lie to be shown with a chance of 80 % at the planned seeds."""
     exploratory: bool
 
+    @property
+    def unfinished(self) -> bool:
+        """Nothing was confirmed yet, so that nothing can be said to break a limit."""
+        return self.answer == "none" and all(c.feasible == "unknown" for c in self.candidates)
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -294,7 +294,7 @@ def _undeclared(declared: Declaration, reached: int) -> str | None:
     if reached in declared.looks:
         return None
     if reached < max(declared.looks):
-        return f"{reached} confirmed seeds per arm; the verdict is looked at after {looks}, as declared"
+        return f"{count(reached, 'confirmed seed')} per arm; the verdict is looked at after {looks}, as declared"
     return f"a look at {reached} seeds was not declared (declared: {looks}), so its error rate is unknown"
 
 

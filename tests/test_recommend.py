@@ -152,6 +152,7 @@ def test_limits_come_first(fill: Fill, make_record: MakeRecord) -> None:
     assert peaks["full"] is not None
     tight = recommend(store, Limits(memory_bytes=peaks["full"] // 2))
     assert tight.answer == "none"
+    assert not tight.unfinished
     assert "memory over the limit" in tight.sentence
     assert recommend(store, Limits(memory_bytes=10 << 30)).arm == "full"
     strict = recommend(store, Limits(quality=0.8))
@@ -249,6 +250,7 @@ def test_many_arms_with_one_reason_are_counted(fill: Fill, make_spec: MakeSpec) 
     arms = {f"a{i}": {"method": "lora", "quantization": "fp32", "params": {"learning_rate": 1e-3}} for i in range(6)}
     found = recommend(fill({}, arms=arms), Limits())
     assert found.sentence == "Nothing is judged yet (6 configurations: no confirmed run)."
+    assert found.unfinished
 
 
 def test_another_margin_than_the_declared_one_is_exploratory(fill: Fill) -> None:

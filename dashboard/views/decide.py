@@ -52,6 +52,8 @@ def verdict(decision: Decision) -> list[Banner]:
         "default": ("Until more is known", ":material/hourglass_top:", "orange"),
         "none": ("Nothing fits", ":material/block:", "red"),
     }[found.answer]
+    if found.unfinished:
+        use = ("Not finished", ":material/hourglass_top:", "orange")
     return [Banner(*worth, found.full_sentence), Banner(*use, found.sentence, list(found.details))]
 
 
