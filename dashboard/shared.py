@@ -185,8 +185,9 @@ def forget_unknown(key: str, known: Collection[object]) -> None:
     """A choice that another study had is none of this one; of several choices those that are left are kept."""
     chosen = st.session_state.get(key)
     if isinstance(chosen, list):
-        if left := [c for c in chosen if c not in known]:
-            st.session_state[key] = [c for c in chosen if c not in left]
+        kept = [c for c in chosen if c in known]
+        if kept != chosen:
+            st.session_state[key] = kept
     elif chosen is not None and chosen not in known:
         del st.session_state[key]
 

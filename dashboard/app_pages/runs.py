@@ -118,7 +118,7 @@ def again(record: Record) -> None:
     if command:
         st.code(command, language=None, wrap_lines=True)
         return
-    st.text(runs.no_command(record, view.evidence))
+    st.text(runs.no_command(view.evidence))
     if view.evidence.spec.origin is None:
         st.code(reproduce.study(view.store), language=None, wrap_lines=True)
 

@@ -533,7 +533,7 @@ def wandb(record: Record, folder: Path, environment: Mapping[str, str]) -> tuple
     return page, f"It was sent to W&B as run {run}."
 
 
-def no_command(record: Record, evidence: Evidence) -> str:
+def no_command(evidence: Evidence) -> str:
     """Why there is no command for this run alone."""
     origin = evidence.spec.origin
     if origin is not None:
